@@ -1,0 +1,162 @@
+//! Where named things come from: a folder on disk, the embedded library, or the hub's cache.
+//!
+//! A name such as `std/minilm-tiny`, `./my-model` or `bert-base-uncased` flows in; a [`Folder`] flows out
+//! from which single files are read. Downloading is left to `data::hub`.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::data::embedded;
+use crate::error::{Error, Result, What, nearest};
+
+/// Where names are looked up. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Folders that a relative path is tried in, in order; empty means the working directory alone.
+    pub roots: Arc<[PathBuf]>,
+    /// A folder that replaces the embedded `stdlib/`.
+    pub stdlib: Option<PathBuf>,
+}
+
+/// A folder of files, on disk or embedded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Folder {
+    /// A folder on disk.
+    Disk(PathBuf),
+    /// A folder of the embedded library, without the leading `std/`.
+    Embedded(String),
+}
+
+impl Places {
+    /// The existing file or folder on disk that `name` means, tried relative to each root.
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        let direct = Path::new(name);
+        if direct.is_absolute() || self.roots.is_empty() {
+            return direct.exists().then(|| direct.to_path_buf());
+        }
+        self.roots.iter().map(|root| root.join(name)).find(|path| path.exists())
+    }
+
+    /// The folder that `name` means, where it is embedded or on disk; `None` where it may be a hub repository.
+    ///
+    /// # Errors
+    /// An unknown `std/...` name.
+    pub fn folder(&self, name: &str) -> Result<Option<Folder>> {
+        let Some(inner) = name.strip_prefix("std/") else {
+            return Ok(self.path(name).filter(|path| path.is_dir()).map(Folder::Disk));
+        };
+        if let Some(stdlib) = &self.stdlib {
+            let path = stdlib.join(inner);
+            if path.is_dir() {
+                return Ok(Some(Folder::Disk(path)));
+            }
+        }
+        let prefix = format!("{inner}/");
+        if embedded::FILES.iter().any(|(path, _)| path.starts_with(&prefix)) {
+            return Ok(Some(Folder::Embedded(inner.to_string())));
+        }
+        Err(unknown_std(name))
+    }
+
+    /// The text of a file of the library, for example `tasks/sentiment.rhai`: from `--stdlib` where it has it, else embedded.
+    ///
+    /// # Errors
+    /// An unknown name, or text that is not UTF-8.
+    pub fn std_text(&self, inner: &str) -> Result<Cow<'static, str>> {
+        if let Some(path) = self.stdlib.as_ref().map(|stdlib| stdlib.join(inner)).filter(|path| path.is_file()) {
+            return std::fs::read_to_string(&path).map(Cow::Owned).map_err(|source| What::Read { path, source }.into());
+        }
+        let bytes = embedded::file(inner).ok_or_else(|| unknown_std(&format!("std/{inner}")))?;
+        std::str::from_utf8(bytes)
+            .map(Cow::Borrowed)
+            .map_err(|_| What::Malformed { format: format!("std/{inner}"), problem: "it is not UTF-8".into() }.into())
+    }
+}
+
+fn unknown_std(name: &str) -> Error {
+    let folders = embedded::FILES.iter().filter_map(|(path, _)| path.rsplit_once('/')).map(|(folder, _)| folder);
+    let files = embedded::FILES.iter().filter_map(|(path, _)| path.strip_suffix(".rhai"));
+    let mut known: Vec<String> = folders.chain(files).map(|inner| format!("std/{inner}")).collect();
+    known.sort();
+    known.dedup();
+    let error = Error::new(What::NotFound { kind: "library name", name: name.to_string() });
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error.hint(format!("the library has {}", known.join(", "))),
+    }
+}
+
+impl Folder {
+    /// The bytes of the file `name`, or `None` where the folder has no such file.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>> {
+        match self {
+            Folder::Embedded(inner) => Ok(embedded::file(&format!("{inner}/{name}")).map(Cow::Borrowed)),
+            Folder::Disk(folder) => {
+                let path = folder.join(name);
+                match std::fs::read(&path) {
+                    Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
+                    Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                    Err(source) => Err(What::Read { path, source }.into()),
+                }
+            }
+        }
+    }
+
+    /// The text of the file `name`, or `None` where the folder has no such file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not UTF-8.
+    pub fn read_text(&self, name: &str) -> Result<Option<String>> {
+        let Some(bytes) = self.read(name)? else { return Ok(None) };
+        String::from_utf8(bytes.into_owned()).map(Some).map_err(|error| {
+            let problem = format!("it is not UTF-8 (byte {})", error.utf8_error().valid_up_to());
+            What::Malformed { format: self.join(name).display().to_string(), problem }.into()
+        })
+    }
+
+    /// Whether the folder has the file `name`.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Folder::Embedded(inner) => embedded::file(&format!("{inner}/{name}")).is_some(),
+            Folder::Disk(folder) => folder.join(name).is_file(),
+        }
+    }
+
+    /// The names of the files directly in the folder, sorted.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub fn files(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = match self {
+            Folder::Embedded(inner) => {
+                let prefix = format!("{inner}/");
+                embedded::FILES.iter().filter_map(|(path, _)| path.strip_prefix(&prefix)).map(str::to_string).collect()
+            }
+            Folder::Disk(folder) => {
+                let wrap = |source| Error::new(What::Read { path: folder.clone(), source });
+                let mut names = Vec::new();
+                for entry in std::fs::read_dir(folder).map_err(wrap)? {
+                    let entry = entry.map_err(wrap)?;
+                    if entry.path().is_file() {
+                        names.push(entry.file_name().to_string_lossy().into_owned());
+                    }
+                }
+                names
+            }
+        };
+        names.sort();
+        Ok(names)
+    }
+
+    /// The path of the file `name` as messages show it; embedded files are shown as `std/...`.
+    pub fn join(&self, name: &str) -> PathBuf {
+        match self {
+            Folder::Embedded(inner) => Path::new("std").join(inner).join(name),
+            Folder::Disk(folder) => folder.join(name),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Tasks written in Rhai.
+
+pub mod convert;

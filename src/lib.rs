@@ -1,0 +1,7 @@
+//! retune: fine-tune transformers from Rhai scripts.
+
+pub mod api;
+pub mod data;
+pub mod error;
+pub mod head;
+pub mod report;

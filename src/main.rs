@@ -1,0 +1,3 @@
+//! The `retune` command: parse, call, print the diagnostic, exit code.
+
+fn main() {}
