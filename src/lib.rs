@@ -5,3 +5,4 @@ pub mod data;
 pub mod error;
 pub mod head;
 pub mod report;
+pub mod tensor;
