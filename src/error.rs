@@ -135,6 +135,8 @@ pub enum Place {
     },
     /// A row of a data set, counted from zero as `ds[i]` counts.
     Row(usize),
+    /// An item of a batch, counted from zero, until somebody knows the row it came from.
+    Item(usize),
     /// A tensor or parameter by name.
     Tensor(String),
     /// A part of something, in words: `` column `text` ``, `the recipe's compute_metrics`.
@@ -167,6 +169,7 @@ impl fmt::Display for Place {
                 Ok(())
             }
             Place::Row(row) => write!(f, "row {row}"),
+            Place::Item(item) => write!(f, "item {item} of the batch"),
             Place::Tensor(name) => write!(f, "tensor `{name}`"),
             Place::Within(text) => f.write_str(text),
         }
@@ -191,6 +194,12 @@ impl Error {
         self.with(|parts| {
             parts.hint.get_or_insert_with(|| hint.into());
         })
+    }
+
+    /// Replaces the places, for whoever can say them better.
+    #[must_use]
+    pub fn relocated(self, places: Vec<Place>) -> Self {
+        self.with(|parts| parts.places = places)
     }
 
     fn with(self, change: impl FnOnce(&mut Parts)) -> Self {

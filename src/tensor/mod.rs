@@ -1,3 +1,10 @@
-//! Tensors on a device, and the random numbers that fill them.
+//! Tensors on a device: the differentiable operations of heads and of the reference path, and random numbers.
+//!
+//! candle's `Tensor` is the tensor of the whole program; this module adds the operations that candle lacks or
+//! that have no backward there. Shapes are in the comments, first dimension first.
 
+pub mod loss;
+pub mod ops;
 pub mod rng;
+
+pub use candle_core::{DType, Device, Tensor, Var};

@@ -9,7 +9,8 @@ use indexmap::IndexMap;
 use rhai::{Dynamic, EvalAltResult, Position};
 
 use crate::data::{Row, Value};
-use crate::error::{Error, Result, What};
+use crate::error::{Error, Place, Result, What};
+use crate::model::{ModelConfig, family};
 
 /// The result of a function that scripts call.
 pub type ScriptResult<T> = std::result::Result<T, Box<EvalAltResult>>;
@@ -17,6 +18,91 @@ pub type ScriptResult<T> = std::result::Result<T, Box<EvalAltResult>>;
 /// Wraps an error of the library so that the engine fills in the script position (a plain `ErrorSystem` would lose it).
 pub fn raise(error: Error) -> Box<EvalAltResult> {
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), Position::NONE))
+}
+
+/// An error of a script that runs outside the recipe's own engine call, as an error of the library: an error of ours
+/// keeps its parts, and the innermost script position becomes its place.
+pub fn lower(error: EvalAltResult, source: &str) -> Error {
+    let mut position = error.position();
+    let mut file = source.to_string();
+    let mut inner = error;
+    loop {
+        inner = match inner {
+            EvalAltResult::ErrorInFunctionCall(_, source, next, _) => {
+                position = if next.position().is_none() { position } else { next.position() };
+                if !source.is_empty() {
+                    file = source;
+                }
+                *next
+            }
+            EvalAltResult::ErrorInModule(path, next, _) => {
+                position = if next.position().is_none() { position } else { next.position() };
+                file = path;
+                *next
+            }
+            other => break inner_error(other, position, &file),
+        }
+    }
+}
+
+fn inner_error(error: EvalAltResult, position: Position, file: &str) -> Error {
+    let place = match (position.line(), position.position()) {
+        (Some(line), column) => Place::line(file, line, column),
+        _ => Place::file(file),
+    };
+    match error {
+        EvalAltResult::ErrorRuntime(value, _) => match value.clone().try_cast::<Error>() {
+            Some(ours) => ours.at(place),
+            None => Error::new(What::Script(value.to_string())).at(place),
+        },
+        mut other => {
+            other.clear_position();
+            Error::new(What::Script(other.to_string())).at(place)
+        }
+    }
+}
+
+/// A model's configuration as a script sees it: the keys of config.json, the number of labels, and what the family says
+/// of its heads (`sequence_head`, `masked_lm_head`, `head_dropout`).
+pub fn config_map(config: &ModelConfig) -> Result<Dynamic> {
+    let family = family::of(config)?;
+    let mut map = rhai::Map::new();
+    for (key, value) in (family.config_defaults)().into_iter().chain(config.map().clone()) {
+        map.insert(key.as_str().into(), to_dynamic(&Value::from(value)));
+    }
+    let sizes = (family.encoder_config)(config)?;
+    for (key, size) in [
+        ("vocab_size", sizes.vocab_size),
+        ("hidden_size", sizes.hidden_size),
+        ("num_labels", config.num_labels()?),
+    ] {
+        map.insert(key.into(), Dynamic::from(size as i64));
+    }
+    let names = config.label_names()?.into_iter().map(Dynamic::from).collect();
+    map.insert("label_names".into(), Dynamic::from_array(names));
+    map.insert("problem_type".into(), config.problem_type()?.map_or(Dynamic::UNIT, |kind| kind.name().into()));
+    map.insert("head_dropout".into(), Dynamic::from((family.head_dropout)(config)?));
+    let head = (family.sequence_head)(config)?;
+    let name = |name: Option<&'static str>| name.map_or(Dynamic::UNIT, Dynamic::from);
+    let sequence_head = [
+        ("token", head.token.into()),
+        ("dropout_first", head.dropout_first.into()),
+        ("dense", name(head.dense)),
+        ("activation", head.activation.into()),
+        ("dropout", head.dropout.into()),
+        ("out", head.out.into()),
+        ("out_bias", head.out_bias.into()),
+    ];
+    map.insert("sequence_head".into(), named(sequence_head));
+    if let Some(head) = family.masked_lm_head {
+        let parts = [("dense", head.dense.into()), ("norm", head.norm.into()), ("bias", head.bias.into())];
+        map.insert("masked_lm_head".into(), named(parts));
+    }
+    Ok(Dynamic::from_map(map))
+}
+
+fn named<const N: usize>(parts: [(&str, Dynamic); N]) -> Dynamic {
+    Dynamic::from_map(parts.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
 /// A data cell as a script sees it.

@@ -1,0 +1,308 @@
+//! A model: an encoder with a task's head on it.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use serde_json::Value as Json;
+
+use crate::batch::{Batch, Column, Features};
+use crate::data::files::Folder;
+use crate::data::{Row, Value};
+use crate::error::{Error, Place, Result, What};
+use crate::head::output::Leading;
+use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
+use crate::model::backbone::LoadSettings;
+use crate::model::encoder::Encoder;
+use crate::model::family::Family;
+use crate::model::parameters::Parameters;
+use crate::model::{Backbone, ModelConfig, save};
+use crate::tokenizer::Tokenizer;
+
+/// A model with a head. Cheap to clone; all clones are the same model.
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    config: RwLock<ModelConfig>,
+    family: &'static Family,
+    encoder: Encoder,
+    parameters: Parameters,
+    task: Arc<dyn Task>,
+    head: HeadState,
+    architecture: String,
+    device: Device,
+    leading: OnceLock<Vec<Leading>>,
+    report: LoadReport,
+}
+
+/// How a model is made.
+pub struct ModelSettings {
+    /// The name it was asked for by, for messages.
+    pub name: String,
+    /// What follows the family's class prefix: `ForSequenceClassification`.
+    pub suffix: String,
+    /// The head.
+    pub task: Arc<dyn Task>,
+    /// How the encoder is loaded.
+    pub load: LoadSettings,
+}
+
+/// What became of a checkpoint's weights, for people.
+#[derive(Clone, Debug, Default)]
+pub struct LoadReport {
+    /// The model's name.
+    pub name: String,
+    /// The number of tensors that were filled from the checkpoint.
+    pub matched: usize,
+    /// Parameters that are new.
+    pub new: Vec<String>,
+    /// Tensors of the checkpoint that were not used.
+    pub unused: Vec<String>,
+    /// Parameters whose shape differs: name, shape in the checkpoint, shape in the model.
+    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// The checkpoint's stored type.
+    pub stored_type: String,
+    /// The number of parameters.
+    pub parameters: usize,
+    /// Seconds that loading took.
+    pub seconds: f64,
+}
+
+impl Model {
+    /// Loads a model from a folder and puts the task's head on it.
+    ///
+    /// # Errors
+    /// Those of [`Backbone::from_pretrained`], a head of another shape, and what the task raises.
+    pub fn from_pretrained(folder: &Folder, settings: ModelSettings) -> Result<Self> {
+        let started = Instant::now();
+        let backbone = Backbone::from_pretrained(folder, &settings.load)?;
+        Self::with_head(backbone, settings, started)
+    }
+
+    /// A model with new weights.
+    ///
+    /// # Errors
+    /// Those of [`Backbone::from_config`], and what the task raises.
+    pub fn from_config(config: ModelConfig, settings: ModelSettings) -> Result<Self> {
+        let started = Instant::now();
+        let backbone = Backbone::from_config(config, &settings.load)?;
+        Self::with_head(backbone, settings, started)
+    }
+
+    fn with_head(backbone: Backbone, settings: ModelSettings, started: Instant) -> Result<Self> {
+        let sizes = backbone.encoder.config();
+        let (deviation, eps) = (sizes.initializer_range, sizes.layer_norm_eps);
+        let builder = HeadBuilder::new(backbone.builder.clone(), backbone.family, deviation, eps);
+        let head = settings.task.create(&builder, &backbone.config)?;
+        let record = backbone.record();
+        let parameters = backbone.builder.parameters().clone();
+        let report = LoadReport {
+            name: settings.name.clone(),
+            matched: record.matched.len(),
+            new: record.new,
+            unused: record.unused,
+            mismatched: record.mismatched,
+            stored_type: backbone.stored_type,
+            parameters: parameters.count(),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        let model = Model(Arc::new(Inner {
+            name: settings.name,
+            config: RwLock::new(backbone.config),
+            family: backbone.family,
+            encoder: backbone.encoder,
+            parameters,
+            task: settings.task,
+            head,
+            architecture: format!("{}{}", backbone.family.class_prefix, settings.suffix),
+            device: settings.load.device,
+            leading: OnceLock::new(),
+            report,
+        }));
+        model.probe();
+        Ok(model)
+    }
+
+    /// Learns from two rows of two and three tokens whether the task's outputs have one entry a row or one a token; a
+    /// task whose forward needs columns of its own is asked at its first real batch instead.
+    fn probe(&self) {
+        let row = |n: usize| Features {
+            input_ids: vec![0; n],
+            token_type_ids: None,
+            position_ids: None,
+            columns: Vec::new(),
+            truncated: false,
+        };
+        let attempt = || -> Result<Option<Vec<Leading>>> {
+            let batch = Batch::pack(&[(0, &row(2)), (1, &row(3))], &self.0.device)?;
+            let shape = (batch.n_tokens(), self.0.encoder.config().hidden_size);
+            let hidden = Tensor::zeros(shape, candle_core::DType::F32, &self.0.device)?;
+            Ok(self.0.task.forward(&self.0.head, &hidden, &batch)?.leading(&batch))
+        };
+        if let Ok(Some(leading)) = attempt() {
+            self.0.leading.get_or_init(|| leading);
+        }
+    }
+
+    /// The name the model was asked for by.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The configuration as it is now.
+    pub fn config(&self) -> ModelConfig {
+        self.0.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the configuration: label names and problem type.
+    pub fn change_config(&self, change: impl FnOnce(&mut ModelConfig)) {
+        change(&mut self.0.config.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The family.
+    pub fn family(&self) -> &'static Family {
+        self.0.family
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Encoder {
+        &self.0.encoder
+    }
+
+    /// The parameters by name.
+    pub fn parameters(&self) -> &Parameters {
+        &self.0.parameters
+    }
+
+    /// The task.
+    pub fn task(&self) -> &Arc<dyn Task> {
+        &self.0.task
+    }
+
+    /// Where the parameters live.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// What became of the checkpoint's weights.
+    pub fn load_report(&self) -> &LoadReport {
+        &self.0.report
+    }
+
+    /// The class name, for example `BertForSequenceClassification`.
+    pub fn architecture(&self) -> &str {
+        &self.0.architecture
+    }
+
+    /// Logits of a batch.
+    ///
+    /// # Errors
+    /// A token the model has no entry for, and what the task raises; items are turned into rows.
+    pub fn forward(&self, batch: &Batch) -> Result<Output> {
+        let hidden = self.0.encoder.forward(batch)?;
+        self.0.task.forward(&self.0.head, &hidden, batch).map_err(|error| batch.relocate(error))
+    }
+
+    /// The task's loss of an output of [`Model::forward`].
+    ///
+    /// # Errors
+    /// What the task raises, and a loss that is not a scalar.
+    pub fn loss(&self, output: &Output, batch: &Batch) -> Result<Tensor> {
+        let loss = self.0.task.loss(&self.0.head, output, batch).map_err(|error| batch.relocate(error))?;
+        scalar(loss)
+    }
+
+    /// One value a row of an output of [`Model::forward`].
+    ///
+    /// # Errors
+    /// An output with neither one entry a row nor one a token.
+    pub fn per_row(&self, output: &Output, batch: &Batch) -> Result<Vec<Value>> {
+        let leading = match self.0.leading.get() {
+            Some(leading) if leading.len() == output.tensors().len() => leading.clone(),
+            _ => output.leading(batch).unwrap_or_else(|| vec![Leading::Rows; output.tensors().len()]),
+        };
+        output.per_row(batch, &leading)
+    }
+
+    /// What the task's pipeline returns for an output of [`Model::forward`].
+    ///
+    /// # Errors
+    /// What the task raises, or a task without `decode`.
+    pub fn decode(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
+        if !self.0.task.has(Function::Decode) {
+            return Err(Error::new(What::Unsupported(format!("a pipeline for the task `{}`", self.0.task.name())))
+                .hint("give the task a function `decode(output, batch, options)`"));
+        }
+        self.0.task.decode(output, batch, options)
+    }
+
+    /// Writes config.json and model.safetensors into `folder`, as Hugging Face's `save_pretrained` does.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn save_pretrained(&self, folder: &Path) -> Result<()> {
+        if folder.is_file() {
+            let source = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+            return Err(What::Write { path: folder.to_path_buf(), source }.into());
+        }
+        let mut config = self.config();
+        if !self.0.task.name().starts_with("std/tasks/") {
+            config.set("retune_task", Json::from(self.0.task.name()));
+        }
+        let text = save::config_json(&config, self.0.family, &self.0.architecture);
+        let tensors = self.0.parameters.all();
+        let tensors: Vec<_> = tensors
+            .iter()
+            .map(|parameter| (parameter.name().to_string(), parameter.var().as_detached_tensor()))
+            .collect();
+        save::write_file(&folder.join(crate::model::weights::SINGLE), &save::to_safetensors(&tensors)?)?;
+        save::write_file(&folder.join("config.json"), text.as_bytes())
+    }
+
+    /// The longest row the model takes, in tokens.
+    pub fn max_length(&self) -> usize {
+        self.0.encoder.config().max_positions
+    }
+
+    /// The task's features of one row.
+    ///
+    /// # Errors
+    /// What the task raises, or features that are malformed.
+    pub fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Features>> {
+        let rows = self.0.task.encode(tokenizer, row, options)?;
+        rows.iter().map(|row| Features::from_row(row)).collect()
+    }
+}
+
+/// Checks that a loss is a scalar.
+///
+/// # Errors
+/// Any other shape.
+pub fn scalar(loss: Tensor) -> Result<Tensor> {
+    if loss.elem_count() != 1 {
+        let problem = format!("the loss must be a scalar, but has shape {:?}", loss.dims());
+        return Err(Error::new(What::Conflict(problem)).hint("take its mean: `loss.mean()`"));
+    }
+    Ok(if loss.rank() == 0 { loss } else { loss.flatten_all()?.get(0)? })
+}
+
+/// The label column of a row for metrics, where it has one.
+pub fn label_of(features: &Features, names: &[String]) -> Option<Value> {
+    let found: Vec<(&String, &Column)> =
+        names.iter().filter_map(|name| features.column(name).map(|column| (name, column))).collect();
+    match found.as_slice() {
+        [] => None,
+        [(_, column)] => Some(column.to_value()),
+        several => Some(Value::Map(Arc::new(
+            several.iter().map(|(name, column)| ((*name).clone(), column.to_value())).collect(),
+        ))),
+    }
+}
+
+/// Adds the model's name to an error that has no place.
+pub fn in_model(error: Error, name: &str) -> Error {
+    if error.places().is_empty() { error.at(Place::Within(format!("model `{name}`"))) } else { error }
+}

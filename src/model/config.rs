@@ -1,0 +1,246 @@
+//! A model's configuration: config.json as it is, with typed and checked access.
+//!
+//! Keys that retune does not use are kept and saved again. Label names, the number of labels and the problem type
+//! are the part that training may change.
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result, What};
+
+/// config.json of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    map: Map<String, Value>,
+}
+
+/// What a classification head is trained for; Hugging Face's `problem_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemType {
+    /// One class of several: cross entropy.
+    SingleLabel,
+    /// Any number of classes: binary cross entropy for each.
+    MultiLabel,
+    /// Numbers: mean squared error.
+    Regression,
+}
+
+impl ProblemType {
+    /// Hugging Face's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProblemType::SingleLabel => "single_label_classification",
+            ProblemType::MultiLabel => "multi_label_classification",
+            ProblemType::Regression => "regression",
+        }
+    }
+
+    /// The problem type of Hugging Face's name.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn named(name: &str) -> Result<Self> {
+        let all = [ProblemType::SingleLabel, ProblemType::MultiLabel, ProblemType::Regression];
+        all.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            let allowed = "\"single_label_classification\", \"multi_label_classification\" or \"regression\"".into();
+            What::OutOfRange { name: "`problem_type`".into(), value: format!("{name:?}"), allowed }.into()
+        })
+    }
+}
+
+impl ModelConfig {
+    /// Reads config.json; `path` is for messages.
+    ///
+    /// # Errors
+    /// Text that is not a JSON object, with line and column.
+    pub fn parse(text: &str, path: &std::path::Path) -> Result<Self> {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => Ok(ModelConfig { map }),
+            Ok(_) => {
+                Err(Error::new(What::Malformed { format: "config.json".into(), problem: "it is not an object".into() })
+                    .at(crate::error::Place::file(path)))
+            }
+            Err(error) => Err(Error::new(What::Malformed { format: "config.json".into(), problem: error.to_string() })
+                .at(crate::error::Place::line(path, error.line(), Some(error.column())))),
+        }
+    }
+
+    /// A configuration of the given keys.
+    pub fn from_map(map: Map<String, Value>) -> Self {
+        ModelConfig { map }
+    }
+
+    /// All keys as they are.
+    pub fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
+    /// The value of `key`; null counts as absent.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Sets `key`.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.map.insert(key.to_string(), value.into());
+    }
+
+    /// A whole number of at least `least`.
+    ///
+    /// # Errors
+    /// An absent key, another type, or a smaller number.
+    pub fn count(&self, key: &str, least: usize) -> Result<usize> {
+        let value = self.get(key).ok_or_else(|| missing(key))?;
+        match value.as_u64().map(|number| number as usize) {
+            Some(number) if number >= least => Ok(number),
+            _ => Err(self.wrong(key, value, &format!("a whole number of at least {least}"))),
+        }
+    }
+
+    /// A whole number, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.get(key).is_none() { Ok(default) } else { self.count(key, 0) }
+    }
+
+    /// A number, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn float_or(&self, key: &str, default: f64) -> Result<f64> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_f64().ok_or_else(|| self.wrong(key, value, "a number")),
+        }
+    }
+
+    /// A drop probability in [0, 1), or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// Another type, or a number out of range.
+    pub fn probability_or(&self, key: &str, default: f64) -> Result<f64> {
+        let p = self.float_or(key, default)?;
+        if (0.0..1.0).contains(&p) {
+            return Ok(p);
+        }
+        Err(What::OutOfRange {
+            name: format!("`{key}` of config.json"),
+            value: p.to_string(),
+            allowed: "at least 0 and less than 1".into(),
+        }
+        .into())
+    }
+
+    /// A string, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn string_or(&self, key: &str, default: &str) -> Result<String> {
+        match self.get(key) {
+            None => Ok(default.to_string()),
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(value) => Err(self.wrong(key, value, "a string")),
+        }
+    }
+
+    /// A bool, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn bool_or(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, value, "a bool")),
+        }
+    }
+
+    /// The number of labels: of `id2label`, else `num_labels`, else Hugging Face's 2.
+    ///
+    /// # Errors
+    /// Label names that are malformed.
+    pub fn num_labels(&self) -> Result<usize> {
+        match self.id2label()? {
+            Some(names) => Ok(names.len()),
+            None => self.count_or("num_labels", 2),
+        }
+    }
+
+    /// The label names in the order of their ids, where the configuration has them.
+    ///
+    /// # Errors
+    /// Ids that are not 0, 1, ..., or names that are not strings.
+    pub fn id2label(&self) -> Result<Option<Vec<String>>> {
+        let Some(value) = self.get("id2label") else { return Ok(None) };
+        let map = value.as_object().ok_or_else(|| self.wrong("id2label", value, "an object"))?;
+        let mut names = vec![None; map.len()];
+        for (id, name) in map {
+            let slot = id.parse::<usize>().ok().and_then(|id| names.get_mut(id));
+            match (slot, name.as_str()) {
+                (Some(slot @ None), Some(name)) => *slot = Some(name.to_string()),
+                _ => return Err(self.wrong("id2label", value, "an object from \"0\", \"1\", ... to names")),
+            }
+        }
+        names
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+            .map(Some)
+            .ok_or_else(|| self.wrong("id2label", value, "an object from every id to a name"))
+    }
+
+    /// The label names; where the configuration has none, LABEL_0, LABEL_1, ... as Hugging Face calls them.
+    ///
+    /// # Errors
+    /// Label names that are malformed.
+    pub fn label_names(&self) -> Result<Vec<String>> {
+        match self.id2label()? {
+            Some(names) => Ok(names),
+            None => Ok(default_labels(self.num_labels()?)),
+        }
+    }
+
+    /// Whether somebody gave the labels names: the default LABEL_0, ... do not count.
+    ///
+    /// # Errors
+    /// Label names that are malformed.
+    pub fn has_label_names(&self) -> Result<bool> {
+        Ok(self.id2label()?.is_some_and(|names| names != default_labels(names.len())))
+    }
+
+    /// Sets the label names in the order of their ids.
+    pub fn set_labels(&mut self, names: &[String]) {
+        let ids: IndexMap<_, _> = names.iter().enumerate().map(|(id, name)| (id.to_string(), name.clone())).collect();
+        let id2label: Map<_, _> = ids.iter().map(|(id, name)| (id.clone(), name.clone().into())).collect();
+        let label2id: Map<_, _> = names.iter().enumerate().map(|(id, name)| (name.clone(), id.into())).collect();
+        self.map.remove("num_labels");
+        self.set("id2label", id2label);
+        self.set("label2id", label2id);
+    }
+
+    /// The problem type, where it is set.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn problem_type(&self) -> Result<Option<ProblemType>> {
+        match self.get("problem_type") {
+            None => Ok(None),
+            Some(Value::String(name)) => ProblemType::named(name).map(Some),
+            Some(value) => Err(self.wrong("problem_type", value, "a string")),
+        }
+    }
+
+    fn wrong(&self, key: &str, value: &Value, wanted: &str) -> Error {
+        What::WrongType { name: format!("`{key}` of config.json"), wanted: wanted.into(), got: value.to_string() }
+            .into()
+    }
+}
+
+/// Hugging Face's names for labels without names.
+pub fn default_labels(count: usize) -> Vec<String> {
+    (0..count).map(|id| format!("LABEL_{id}")).collect()
+}
+
+fn missing(key: &str) -> Error {
+    Error::new(What::NotFound { kind: "config.json key", name: key.to_string() })
+}

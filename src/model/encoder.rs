@@ -1,0 +1,257 @@
+//! The encoder: embeddings to last hidden state over packed tokens.
+//!
+//! This is the reference path: composed of candle operations that all have a backward, on any device. Attention runs on
+//! the padded view `(rows, heads, longest, longest)`; everything else on `(tokens, hidden)`. A faster engine takes the same
+//! parameters and the same [`Batch`], and is tested against this one.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::batch::Batch;
+use crate::error::{Error, Place, Result, What};
+use crate::kernels::dropout::Site;
+use crate::model::family::{EncoderConfig, Family};
+use crate::model::layers::{Bias, Embedding, LayerNorm, Linear};
+use crate::model::parameters::Builder;
+use crate::tensor::ops;
+use crate::tensor::rng::stream_hash;
+
+/// An encoder with its parameters.
+#[derive(Debug)]
+pub struct Encoder {
+    config: EncoderConfig,
+    word: Embedding,
+    position: Embedding,
+    token_type: Option<Embedding>,
+    norm: LayerNorm,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    attention_output: Linear,
+    attention_norm: LayerNorm,
+    intermediate: Linear,
+    output: Linear,
+    output_norm: LayerNorm,
+}
+
+/// What attention needs of a batch, made once for all layers.
+struct PaddedView {
+    rows: usize,
+    longest: usize,
+    padded: Tensor,
+    packed: Tensor,
+    /// `(rows, 1, 1, longest)`: 0 where a token stands, very low where padding does.
+    mask: Option<Tensor>,
+}
+
+impl Encoder {
+    /// Makes the encoder's parameters.
+    ///
+    /// # Errors
+    /// Sizes that do not fit each other, and those of [`Builder::make`].
+    pub fn new(builder: &Builder, family: &Family, config: EncoderConfig) -> Result<Self> {
+        if config.hidden_size % config.n_heads != 0 {
+            let problem = format!(
+                "the hidden size {} is not a multiple of the number of attention heads {}",
+                config.hidden_size, config.n_heads
+            );
+            return Err(What::Conflict(problem).into());
+        }
+        let (hidden, deviation) = (config.hidden_size, config.initializer_range);
+        let names = family.names;
+        let full = |name: &str| format!("{}.{name}", family.prefix);
+        let table = |name: &str, entries| Embedding::new(builder, &full(name), (entries, hidden), deviation);
+        let norm = |name: &str| LayerNorm::new(builder, name, hidden, config.layer_norm_eps);
+        let word = table(names.word, config.vocab_size)?;
+        let position = table(names.position, config.max_positions)?;
+        let token_type = match config.n_token_types {
+            0 => None,
+            entries => Some(table(names.token_type, entries)?),
+        };
+        let embedding_norm = norm(&full(names.embedding_norm))?;
+        let mut layers = Vec::with_capacity(config.n_layers);
+        for number in 0..config.n_layers {
+            let name = |pattern: &str| full(&pattern.replace("{}", &number.to_string()));
+            let linear = |pattern: &str, sizes| Linear::new(builder, &name(pattern), sizes, deviation, Bias::Yes);
+            layers.push(Layer {
+                query: linear(names.query, (hidden, hidden))?,
+                key: linear(names.key, (hidden, hidden))?,
+                value: linear(names.value, (hidden, hidden))?,
+                attention_output: linear(names.attention_output, (hidden, hidden))?,
+                attention_norm: norm(&name(names.attention_norm))?,
+                intermediate: linear(names.intermediate, (hidden, config.intermediate_size))?,
+                output: linear(names.output, (config.intermediate_size, hidden))?,
+                output_norm: norm(&name(names.output_norm))?,
+            });
+        }
+        Ok(Encoder { config, word, position, token_type, norm: embedding_norm, layers })
+    }
+
+    /// The sizes and rates.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// The token table, `(vocabulary, hidden)`: the last layer of language models whose embeddings are tied.
+    pub fn word_embeddings(&self) -> &Embedding {
+        &self.word
+    }
+
+    /// The last hidden state, `(tokens, hidden)`.
+    ///
+    /// # Errors
+    /// A token, position or segment that the model has no entry for; the row is named.
+    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        self.check(batch)?;
+        let view = PaddedView::new(batch, self.word.weight.var().device())?;
+        let mut x = self.word.forward(&batch.input_ids)?; // (tokens, hidden)
+        if let Some(token_type) = &self.token_type {
+            x = (x + token_type.forward(&batch.token_type_ids)?)?;
+        }
+        x = (x + self.position.forward(&batch.position_ids)?)?;
+        x = self.norm.forward(&x)?;
+        x = self.dropout(x, batch, "embeddings")?;
+        for (number, layer) in self.layers.iter().enumerate() {
+            x = self.layer(layer, number, x, batch, &view)?;
+        }
+        Ok(x)
+    }
+
+    fn layer(&self, layer: &Layer, number: usize, x: Tensor, batch: &Batch, view: &PaddedView) -> Result<Tensor> {
+        let attended = self.attention(layer, number, &x, batch, view)?; // (tokens, hidden)
+        let attended = layer.attention_output.forward(&attended)?;
+        let attended = self.dropout(attended, batch, &format!("layer.{number}.attention.output"))?;
+        let x = layer.attention_norm.forward(&(attended + x)?)?;
+        let wide = self.config.activation.apply(&layer.intermediate.forward(&x)?)?; // (tokens, intermediate)
+        let narrow = self.dropout(layer.output.forward(&wide)?, batch, &format!("layer.{number}.output"))?;
+        layer.output_norm.forward(&(narrow + x)?)
+    }
+
+    fn attention(&self, layer: &Layer, number: usize, x: &Tensor, batch: &Batch, view: &PaddedView) -> Result<Tensor> {
+        let (heads, size) = (self.config.n_heads, self.config.hidden_size / self.config.n_heads);
+        let split = |linear: &Linear| -> Result<Tensor> {
+            let padded = linear.forward(x)?.index_select(&view.padded, 0)?; // (rows * longest, hidden)
+            let apart = padded.reshape((view.rows, view.longest, heads, size))?;
+            Ok(apart.transpose(1, 2)?.contiguous()?) // (rows, heads, longest, size)
+        };
+        let (query, key, value) = (split(&layer.query)?, split(&layer.key)?, split(&layer.value)?);
+        let mut scores = (query.matmul(&key.t()?)? * (1.0 / (size as f64).sqrt()))?; // (rows, heads, longest, longest)
+        if let Some(mask) = &view.mask {
+            scores = scores.broadcast_add(mask)?;
+        }
+        let mut weights = ops::softmax(&scores, 3)?;
+        if let Some(factors) = self.attention_factors(number, batch, view)? {
+            weights = (weights * factors)?;
+        }
+        let mixed = weights.matmul(&value)?; // (rows, heads, longest, size)
+        let together = mixed.transpose(1, 2)?.reshape((view.rows * view.longest, heads * size))?;
+        Ok(together.index_select(&view.packed, 0)?) // (tokens, hidden)
+    }
+
+    /// Dropout's factors of the attention weights, `(rows, heads, longest, longest)`; each head is a site, each query a token.
+    fn attention_factors(&self, number: usize, batch: &Batch, view: &PaddedView) -> Result<Option<Tensor>> {
+        let (Some(draw), true) = (batch.draw, self.config.attention_dropout > 0.0) else { return Ok(None) };
+        let (heads, longest) = (self.config.n_heads, view.longest);
+        let numbers = batch.token_numbers();
+        let mut factors = vec![1.0f32; view.rows * heads * longest * longest];
+        for head in 0..heads {
+            let name = stream_hash(&format!("layer.{number}.attention.{head}"));
+            let site = Site::new(draw.seed, draw.step, name, self.config.attention_dropout);
+            for (row, (&start, &length)) in batch.starts.iter().zip(&batch.lengths).enumerate() {
+                for place in 0..length {
+                    let from = ((row * heads + head) * longest + place) * longest;
+                    site.factors(numbers[start + place], &mut factors[from..from + length]);
+                }
+            }
+        }
+        let shape = (view.rows, heads, longest, longest);
+        Ok(Some(Tensor::from_vec(factors, shape, view.padded.device())?))
+    }
+
+    fn dropout(&self, x: Tensor, batch: &Batch, site: &str) -> Result<Tensor> {
+        dropout(&x, self.config.hidden_dropout, batch, stream_hash(site))
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let config = &self.config;
+        let limits = [
+            (
+                batch.largest.input_id,
+                config.vocab_size,
+                "token id",
+                "the vocabulary",
+                "is it the tokenizer of this model?",
+            ),
+            (
+                batch.largest.position,
+                config.max_positions,
+                "position",
+                "the position table",
+                "cut the rows: `truncation: true`, or a smaller `model_max_length` of the tokenizer",
+            ),
+            (
+                batch.largest.token_type,
+                config.n_token_types.max(1),
+                "token type",
+                "the segment table",
+                "is it the tokenizer of this model?",
+            ),
+        ];
+        for ((value, row), size, name, of, hint) in limits {
+            if value as usize >= size {
+                let allowed = format!("less than {size}, the size of {of}");
+                return Err(Error::new(What::OutOfRange {
+                    name: format!("a {name}"),
+                    value: value.to_string(),
+                    allowed,
+                })
+                .at(Place::Row(row))
+                .hint(hint));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Dropout of `x` `(tokens, width)` or `(rows, width)` at the site `name` in the batch's draw; unchanged in evaluation.
+///
+/// # Errors
+/// Those of the tensor operations.
+pub fn dropout(x: &Tensor, p: f64, batch: &Batch, name: u64) -> Result<Tensor> {
+    let (Some(draw), true) = (batch.draw, p > 0.0) else { return Ok(x.clone()) };
+    let site = Site::new(draw.seed, draw.step, name, p);
+    let n_leading = x.dims().first().copied().unwrap_or(1);
+    let width = x.elem_count() / n_leading.max(1);
+    let numbers = if n_leading == batch.n_tokens() {
+        batch.token_numbers()
+    } else {
+        // One vector a row, or something that has no tokens: numbered from the batch's first row.
+        let first = batch.first_row as u32;
+        (0..n_leading as u32)
+            .map(|row| crate::kernels::dropout::TokenNumber { row: first + row, position: u32::MAX })
+            .collect()
+    };
+    let mask = Tensor::from_vec(site.mask(&numbers, width), x.shape(), x.device())?;
+    Ok((x * mask.to_dtype(x.dtype())?)?)
+}
+
+impl PaddedView {
+    fn new(batch: &Batch, device: &Device) -> Result<Self> {
+        let (rows, longest) = (batch.n_rows(), batch.longest());
+        let padded = Tensor::from_vec(batch.padded_index(), rows * longest, device)?;
+        let packed = Tensor::from_vec(batch.packed_index(), batch.n_tokens(), device)?;
+        let mask = if batch.lengths.iter().all(|&length| length == longest) {
+            None
+        } else {
+            // Low enough that exp gives an exact zero, high enough that adding a score does not overflow.
+            let place = |length: usize| (0..longest).map(move |place| if place < length { 0.0f32 } else { -1e30 });
+            let values: Vec<f32> = batch.lengths.iter().flat_map(|&length| place(length)).collect();
+            Some(Tensor::from_vec(values, (rows, 1, 1, longest), device)?.to_dtype(DType::F32)?)
+        };
+        Ok(PaddedView { rows, longest, padded, packed, mask })
+    }
+}

@@ -1,0 +1,212 @@
+//! A model's parameters by name: what is trained, saved and loaded.
+//!
+//! Names are Hugging Face's. A parameter that is frozen gives a tensor that no gradient flows into.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use candle_core::{Device, Tensor, Var};
+use indexmap::IndexMap;
+
+use crate::error::{Error, Result, What, nearest};
+use crate::model::weights::Weights;
+use crate::tensor::rng::Rng;
+
+/// One parameter.
+#[derive(Debug)]
+pub struct Parameter {
+    name: String,
+    var: Var,
+    trainable: AtomicBool,
+}
+
+impl Parameter {
+    /// Hugging Face's name, for example `bert.encoder.layer.0.output.dense.weight`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The variable that the optimizer updates.
+    pub fn var(&self) -> &Var {
+        &self.var
+    }
+
+    /// The value for a forward pass: tracked while trainable, a constant while frozen.
+    pub fn tensor(&self) -> Tensor {
+        if self.is_trainable() { self.var.as_tensor().clone() } else { self.var.as_detached_tensor() }
+    }
+
+    /// Whether training changes it.
+    pub fn is_trainable(&self) -> bool {
+        self.trainable.load(Ordering::Relaxed)
+    }
+}
+
+/// The parameters of a model in the order they were made. Cheap to clone; all clones are the same parameters.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters(Arc<RwLock<IndexMap<String, Arc<Parameter>>>>);
+
+impl Parameters {
+    /// All parameters in order.
+    pub fn all(&self) -> Vec<Arc<Parameter>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The parameter `name`.
+    pub fn get(&self, name: &str) -> Option<Arc<Parameter>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The number of numbers in all parameters.
+    pub fn count(&self) -> usize {
+        self.all().iter().map(|parameter| parameter.var.elem_count()).sum()
+    }
+
+    /// Freezes or unfreezes the parameters whose names match the glob `pattern`; returns how many matched.
+    ///
+    /// # Errors
+    /// A malformed pattern, or one that matches nothing.
+    pub fn set_trainable(&self, pattern: &str, trainable: bool) -> Result<usize> {
+        let glob = glob::Pattern::new(pattern).map_err(|error| {
+            Error::new(What::Malformed { format: format!("the pattern `{pattern}`"), problem: error.msg.to_string() })
+        })?;
+        let all = self.all();
+        let matching: Vec<_> = all.iter().filter(|parameter| glob.matches(&parameter.name)).collect();
+        if matching.is_empty() {
+            let error = Error::new(What::NotFound { kind: "parameter", name: pattern.to_string() });
+            return Err(match nearest(pattern, all.iter().map(|parameter| parameter.name.as_str())) {
+                Some(near) => {
+                    error.hint(format!("did you mean `{near}`? a pattern such as `bert.encoder.*` matches several"))
+                }
+                None => error.hint("`model.parameter_names()` lists the names; `*` matches any characters"),
+            });
+        }
+        for parameter in &matching {
+            parameter.trainable.store(trainable, Ordering::Relaxed);
+        }
+        Ok(matching.len())
+    }
+
+    fn insert(&self, parameter: Parameter) -> Result<Arc<Parameter>> {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if map.contains_key(&parameter.name) {
+            return Err(What::Conflict(format!("the parameter `{}` is made twice", parameter.name)).into());
+        }
+        let parameter = Arc::new(parameter);
+        map.insert(parameter.name.clone(), parameter.clone());
+        Ok(parameter)
+    }
+}
+
+/// How a new parameter is filled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Zeros.
+    Zeros,
+    /// Ones.
+    Ones,
+    /// Normal numbers with mean 0 and this standard deviation.
+    Normal(f64),
+}
+
+/// Makes parameters: from the weights of a checkpoint where it has them, else new.
+#[derive(Clone)]
+pub struct Builder {
+    parameters: Parameters,
+    weights: Arc<Weights>,
+    device: Device,
+    seed: u64,
+    ignore_mismatched: bool,
+    record: Arc<RwLock<LoadRecord>>,
+}
+
+/// What became of the weights of a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct LoadRecord {
+    /// Parameters filled from the checkpoint.
+    pub matched: Vec<String>,
+    /// Parameters that the checkpoint does not have.
+    pub new: Vec<String>,
+    /// Parameters whose shape differs: name, shape in the checkpoint, shape in the model.
+    pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Tensors of the checkpoint that the model has no use for.
+    pub unused: Vec<String>,
+}
+
+impl Builder {
+    /// A builder over the weights of a checkpoint (empty for a model from its configuration alone).
+    pub fn new(weights: Weights, device: Device, seed: u64, ignore_mismatched: bool) -> Self {
+        Builder {
+            parameters: Parameters::default(),
+            weights: Arc::new(weights),
+            device,
+            seed,
+            ignore_mismatched,
+            record: Arc::default(),
+        }
+    }
+
+    /// The parameters made so far.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// What became of the checkpoint's weights; unused ones are known when the model is complete.
+    pub fn record(&self) -> LoadRecord {
+        let mut record = self.record.read().unwrap_or_else(PoisonError::into_inner).clone();
+        record.unused = self.weights.names_except(&record.matched, &record.mismatched);
+        record
+    }
+
+    /// Makes the parameter `name` of `shape`: from the checkpoint, else filled by `init` from a stream of its own, so
+    /// that its first value depends on the seed and its name alone.
+    ///
+    /// # Errors
+    /// Weights of another shape (unless mismatches are ignored), a name made twice, weights that cannot be read.
+    pub fn make(&self, name: &str, shape: &[usize], init: Init) -> Result<Arc<Parameter>> {
+        let mut record = self.record.write().unwrap_or_else(PoisonError::into_inner);
+        let loaded = match self.weights.shape(name) {
+            None => {
+                record.new.push(name.to_string());
+                None
+            }
+            Some(found) if found == shape => {
+                record.matched.push(name.to_string());
+                Some(self.weights.load(name, &self.device)?)
+            }
+            Some(found) => {
+                record.mismatched.push((name.to_string(), found.clone(), shape.to_vec()));
+                if !self.ignore_mismatched {
+                    let problem = format!("`{name}` has shape {found:?} in the checkpoint, but {shape:?} in the model");
+                    return Err(Error::new(What::Weights(problem)).hint(
+                        "give the `num_labels` that the checkpoint was made with, or `ignore_mismatched_sizes: true` for new weights",
+                    ));
+                }
+                None
+            }
+        };
+        drop(record);
+        let tensor = match loaded {
+            Some(tensor) => tensor,
+            None => self.fill(name, shape, init)?,
+        };
+        self.parameters.insert(Parameter {
+            name: name.to_string(),
+            var: Var::from_tensor(&tensor)?,
+            trainable: AtomicBool::new(true),
+        })
+    }
+
+    fn fill(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f32> = match init {
+            Init::Zeros => vec![0.0; count],
+            Init::Ones => vec![1.0; count],
+            Init::Normal(deviation) => {
+                let rng = Rng::new(self.seed, &format!("init/{name}"), 0);
+                (0..count as u64).map(|index| (rng.normal(index) * deviation) as f32).collect()
+            }
+        };
+        Ok(Tensor::from_vec(values, shape, &self.device)?)
+    }
+}

@@ -1,0 +1,223 @@
+//! The tensors of a checkpoint: safetensors files, single or in shards, decoded to f32.
+//!
+//! Stored types F64, F32, F16, BF16 and F8_E4M3 are read. Names are brought into the form of the model with a head
+//! (`bert.encoder...`), whatever the checkpoint was saved from. Formats that run code when they are read are refused.
+
+use std::borrow::Cow;
+
+use candle_core::{Device, Tensor};
+use indexmap::IndexMap;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use crate::data::files::Folder;
+use crate::error::{Error, Place, Result, What};
+use crate::model::family::Family;
+
+/// The tensors of a checkpoint, by the model's own names.
+#[derive(Debug, Default)]
+pub struct Weights {
+    shards: Vec<Shard>,
+    entries: IndexMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    bytes: Cow<'static, [u8]>,
+    data_start: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    stored_name: String,
+    shard: usize,
+    info: TensorInfo,
+}
+
+/// The file of a checkpoint in one piece.
+pub const SINGLE: &str = "model.safetensors";
+/// The file that lists the shards of a checkpoint in pieces.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+impl Weights {
+    /// No weights: for a model from its configuration alone.
+    pub fn none() -> Self {
+        Weights::default()
+    }
+
+    /// Opens the checkpoint in `folder`.
+    ///
+    /// # Errors
+    /// A folder without safetensors, or files that are broken.
+    pub fn open(folder: &Folder, family: &Family) -> Result<Self> {
+        let mut weights = Weights::default();
+        for file in shard_files(folder)? {
+            let bytes = folder.read(&file)?.ok_or_else(|| {
+                Error::new(What::NotFound { kind: "file", name: folder.join(&file).display().to_string() })
+                    .hint("the index names a shard that is not there; fetch the model again")
+            })?;
+            weights.add(bytes, family).map_err(|error| error.at(Place::file(folder.join(&file))))?;
+        }
+        Ok(weights)
+    }
+
+    fn add(&mut self, bytes: Cow<'static, [u8]>, family: &Family) -> Result<()> {
+        let (header, metadata): (usize, Metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
+            let problem = format!("{error} ({} bytes in the file)", bytes.len());
+            Error::new(What::Malformed { format: "safetensors".into(), problem })
+                .hint("the file is damaged or was cut short; fetch or save it again")
+        })?;
+        let tensors = metadata.tensors();
+        let prefixed = tensors.keys().any(|name| name.starts_with(&format!("{}.", family.prefix)));
+        let mut names: Vec<_> = tensors.into_iter().collect();
+        names.sort_by_key(|(_, info)| info.data_offsets);
+        for (stored, info) in names {
+            if let Some(name) = family.canonical_name(&stored, prefixed) {
+                let entry = Entry { stored_name: stored, shard: self.shards.len(), info: info.clone() };
+                self.entries.insert(name, entry);
+            }
+        }
+        self.shards.push(Shard { bytes, data_start: header + 8 });
+        Ok(())
+    }
+
+    /// The shape of `name`, where the checkpoint has it.
+    pub fn shape(&self, name: &str) -> Option<&Vec<usize>> {
+        self.entries.get(name).map(|entry| &entry.info.shape)
+    }
+
+    /// Whether there are no weights at all.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The stored type of most of the numbers, for the loading report.
+    pub fn stored_type(&self) -> String {
+        let mut counts: IndexMap<String, usize> = IndexMap::new();
+        for entry in self.entries.values() {
+            *counts.entry(format!("{:?}", entry.info.dtype)).or_default() += entry.info.shape.iter().product::<usize>();
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map_or_else(|| "F32".into(), |(name, _)| name)
+    }
+
+    /// The tensor `name` as f32.
+    ///
+    /// # Errors
+    /// A stored type that cannot be read as f32.
+    ///
+    /// # Panics
+    /// Never for a name whose [`Weights::shape`] is known.
+    pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let entry = self
+            .entries
+            .get(name)
+            .ok_or_else(|| Error::new(What::NotFound { kind: "tensor", name: name.to_string() }))?;
+        let shard = &self.shards[entry.shard];
+        let (from, to) = entry.info.data_offsets;
+        let bytes = &shard.bytes[shard.data_start + from..shard.data_start + to];
+        let values = decode(entry.info.dtype, bytes).ok_or_else(|| {
+            Error::new(What::Unsupported(format!("the stored type {:?}", entry.info.dtype)))
+                .at(Place::Tensor(entry.stored_name.clone()))
+                .hint("stored types F64, F32, F16, BF16 and F8_E4M3 can be read; convert the weights")
+        })?;
+        Ok(Tensor::from_vec(values, entry.info.shape.as_slice(), device)?)
+    }
+
+    /// The names that are neither matched nor of another shape.
+    pub fn names_except(&self, matched: &[String], mismatched: &[(String, Vec<usize>, Vec<usize>)]) -> Vec<String> {
+        let used: std::collections::HashSet<&str> =
+            matched.iter().map(String::as_str).chain(mismatched.iter().map(|(name, ..)| name.as_str())).collect();
+        let unused = self.entries.iter().filter(|(name, _)| !used.contains(name.as_str()));
+        unused.map(|(_, entry)| entry.stored_name.clone()).collect()
+    }
+}
+
+fn shard_files(folder: &Folder) -> Result<Vec<String>> {
+    if folder.has(SINGLE) {
+        return Ok(vec![SINGLE.to_string()]);
+    }
+    let place = Place::file(folder.join(""));
+    let Some(text) = folder.read_text(INDEX)? else {
+        let others = folder.files()?;
+        let error = Error::new(What::Weights("the model directory has no `model.safetensors`".into())).at(place);
+        let pickled =
+            others.iter().find(|name| name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth"));
+        return Err(match pickled {
+            Some(name) => error.hint(format!(
+                "`{name}` is a pickle, which runs code when it is read, and is refused; convert it once with transformers: \
+                 `AutoModel.from_pretrained(DIR).save_pretrained(DIR)` writes safetensors"
+            )),
+            None => error.hint("a model directory holds config.json, model.safetensors and the tokenizer's files"),
+        });
+    };
+    let malformed = |problem: String| {
+        Error::new(What::Malformed { format: INDEX.into(), problem }).at(Place::file(folder.join(INDEX)))
+    };
+    let index: serde_json::Value = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+    let map = index.get("weight_map").and_then(|map| map.as_object());
+    let map = map.ok_or_else(|| malformed("it has no `weight_map`".into()))?;
+    let mut files = Vec::new();
+    for file in map.values() {
+        let name = file.as_str().filter(|name| !name.contains(['/', '\\']) && name.ends_with(".safetensors"));
+        let name = name.ok_or_else(|| malformed(format!("`{file}` is not the name of a shard")))?;
+        if !files.iter().any(|known| known == name) {
+            files.push(name.to_string());
+        }
+    }
+    Ok(files)
+}
+
+/// Decodes little-endian numbers to f32.
+fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect()
+    }
+    Some(match dtype {
+        Dtype::F64 => each(bytes, |chunk| f64::from_le_bytes(chunk) as f32),
+        Dtype::F32 => each(bytes, f32::from_le_bytes),
+        Dtype::F16 => each(bytes, |chunk| half::f16::from_le_bytes(chunk).to_f32()),
+        Dtype::BF16 => each(bytes, |chunk| half::bf16::from_le_bytes(chunk).to_f32()),
+        Dtype::F8_E4M3 => {
+            let table: Vec<f32> = (0..=255).map(f8_e4m3).collect();
+            bytes.iter().map(|&byte| table[usize::from(byte)]).collect()
+        }
+        _ => return None,
+    })
+}
+
+/// One 8-bit float with 4 exponent bits (bias 7) and 3 mantissa bits; no infinities, all ones is NaN
+/// (Micikevicius et al. 2022, "FP8 formats for deep learning").
+fn f8_e4m3(byte: u8) -> f32 {
+    let sign = if byte & 0x80 == 0 { 1.0 } else { -1.0 };
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 0xf), f32::from(byte & 7));
+    match (exponent, byte & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => sign * mantissa / 8.0 * 2f32.powi(-6),
+        _ => sign * (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of table 1 of the paper: largest, smallest normal, largest and smallest subnormal.
+    #[test]
+    fn eight_bit_floats_have_the_values_of_the_paper() {
+        let cases =
+            [(0x7e, 448.0), (0x08, 2f32.powi(-6)), (0x07, 0.875 * 2f32.powi(-6)), (0x01, 2f32.powi(-9)), (0x00, 0.0)];
+        for (byte, value) in cases {
+            assert_eq!(f8_e4m3(byte), value);
+            assert_eq!(f8_e4m3(byte | 0x80), -value);
+        }
+        assert!(f8_e4m3(0x7f).is_nan() && f8_e4m3(0xff).is_nan());
+    }
+
+    #[test]
+    fn half_precision_is_decoded_exactly() {
+        assert_eq!(decode(Dtype::BF16, &[0x80, 0x3f, 0x00, 0xc0]), Some(vec![1.0, -2.0]));
+        assert_eq!(decode(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0]), Some(vec![1.0, -2.0]));
+        assert_eq!(decode(Dtype::F64, &1.5f64.to_le_bytes()), Some(vec![1.5]));
+        assert_eq!(decode(Dtype::I64, &[0; 8]), None);
+    }
+}

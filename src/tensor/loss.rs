@@ -1,0 +1,132 @@
+//! Loss functions as PyTorch defines them, differentiable, on logits.
+//!
+//! Labels are checked before they are used as indices: a label out of range is an error that names its item.
+
+use candle_core::{D, DType, Tensor};
+
+use crate::error::{Error, Place, Result, What};
+use crate::tensor::ops::log_softmax;
+
+/// The label that takes no part in a loss, as in PyTorch.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// Settings of [`cross_entropy`].
+#[derive(Clone, Debug)]
+pub struct CrossEntropy {
+    /// Labels with this value take no part.
+    pub ignore_index: i64,
+    /// The share of the target that is spread evenly over all classes, in [0, 1).
+    pub label_smoothing: f64,
+    /// A weight for each class, `(classes)`.
+    pub weight: Option<Tensor>,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        CrossEntropy { ignore_index: IGNORE_INDEX, label_smoothing: 0.0, weight: None }
+    }
+}
+
+/// Cross entropy of `logits` `(items, classes)` against `labels` `(items)`: the mean over the labels that are not
+/// ignored, weighted by class as `torch.nn.CrossEntropyLoss` does. No label left gives 0.
+///
+/// # Errors
+/// Shapes that do not fit, and a label out of range (its place is the item).
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor, settings: &CrossEntropy) -> Result<Tensor> {
+    let (n_items, n_classes) = logits.dims2().map_err(|_| {
+        shape_error(format!("cross_entropy takes logits of (items, classes), but got {:?}", logits.dims()))
+    })?;
+    if labels.dims() != [n_items] {
+        let got = labels.dims();
+        return Err(shape_error(format!("cross_entropy got {n_items} rows of logits and labels of shape {got:?}")));
+    }
+    let device = logits.device();
+    let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
+    check_labels(&labels, n_classes, settings.ignore_index)?;
+    let weights: Option<Vec<f32>> = match &settings.weight {
+        Some(weight) if weight.dims() == [n_classes] => Some(weight.to_dtype(DType::F32)?.to_vec1()?),
+        Some(weight) => {
+            let got = weight.dims();
+            return Err(shape_error(format!(
+                "`weight` must have one number for each of {n_classes} classes, but has shape {got:?}"
+            )));
+        }
+        None => None,
+    };
+    let kept = |label: i64| label != settings.ignore_index;
+    let share: Vec<f32> = labels
+        .iter()
+        .map(|&label| match (&weights, kept(label)) {
+            (_, false) => 0.0,
+            (Some(weights), true) => weights[label as usize],
+            (None, true) => 1.0,
+        })
+        .collect();
+    let total: f64 = share.iter().map(|&w| f64::from(w)).sum();
+    let scale = if total == 0.0 { 0.0 } else { 1.0 / total };
+    let index: Vec<u32> = labels.iter().map(|&label| if kept(label) { label as u32 } else { 0 }).collect();
+
+    let log_probs = log_softmax(logits, 1)?; // (items, classes)
+    let index = Tensor::from_vec(index, (n_items, 1), device)?;
+    let share_tensor = Tensor::from_vec(share, n_items, device)?.to_dtype(logits.dtype())?;
+    let picked = log_probs.gather(&index, 1)?.squeeze(1)?; // (items)
+    let nll = ((picked * &share_tensor)?.sum_all()? * -scale)?;
+    if settings.label_smoothing == 0.0 {
+        return Ok(nll);
+    }
+    // Smoothing spreads over classes; with class weights, each class counts with its weight (as torch does).
+    let spread = match &settings.weight {
+        Some(weight) => log_probs.broadcast_mul(&weight.to_dtype(logits.dtype())?)?,
+        None => log_probs,
+    };
+    let keep: Vec<f32> = labels.iter().map(|&label| f32::from(u8::from(kept(label)))).collect();
+    let keep = Tensor::from_vec(keep, n_items, device)?.to_dtype(logits.dtype())?;
+    let smooth = ((spread.sum(D::Minus1)? * keep)?.sum_all()? * (-scale / n_classes as f64))?;
+    let eps = settings.label_smoothing;
+    Ok(((nll * (1.0 - eps))? + (smooth * eps)?)?)
+}
+
+fn check_labels(labels: &[i64], n_classes: usize, ignore_index: i64) -> Result<()> {
+    for (item, &label) in labels.iter().enumerate() {
+        if label != ignore_index && !(0..n_classes as i64).contains(&label) {
+            let allowed = format!("0 to {} ({n_classes} classes) or {ignore_index} (ignored)", n_classes as i64 - 1);
+            return Err(Error::new(What::OutOfRange { name: "a label".into(), value: label.to_string(), allowed })
+                .at(Place::Item(item))
+                .hint("give `num_labels` when the model is loaded, or map the labels to 0, 1, ..."));
+        }
+    }
+    Ok(())
+}
+
+/// Mean squared error of two tensors of one shape.
+///
+/// # Errors
+/// Shapes that differ.
+pub fn mse(predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    same_shape("mse_loss", predictions, targets)?;
+    let targets = targets.to_dtype(predictions.dtype())?;
+    Ok((predictions - targets)?.sqr()?.mean_all()?)
+}
+
+/// Binary cross entropy of logits against targets in [0, 1], the mean over all elements
+/// (`max(x, 0) - x t + log(1 + exp(-|x|))`, which does not overflow).
+///
+/// # Errors
+/// Shapes that differ.
+pub fn bce_with_logits(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    same_shape("bce_with_logits", logits, targets)?;
+    let targets = targets.to_dtype(logits.dtype())?;
+    let softplus = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    Ok(((logits.relu()? - (logits * targets)?)? + softplus)?.mean_all()?)
+}
+
+fn same_shape(name: &str, a: &Tensor, b: &Tensor) -> Result<()> {
+    if a.dims() == b.dims() {
+        return Ok(());
+    }
+    Err(shape_error(format!("{name} takes two tensors of one shape, but got {:?} and {:?}", a.dims(), b.dims())))
+}
+
+fn shape_error(text: String) -> Error {
+    What::Conflict(text).into()
+}
