@@ -1,11 +1,13 @@
 //! retune: fine-tune transformers from Rhai scripts.
 
-pub mod api;
-pub mod batch;
-pub mod data;
 pub mod error;
-pub mod head;
-pub mod kernels;
-pub mod model;
-pub mod report;
 pub mod tensor;
+pub mod kernels;
+pub mod data;
+pub mod tokenizer;
+pub mod batch;
+pub mod model;
+pub mod head;
+pub mod train;
+pub mod report;
+pub mod api;

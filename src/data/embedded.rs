@@ -20,6 +20,10 @@ embedded![
     "reviews/test.jsonl",
     "reviews/train.jsonl",
     "reviews/validation.jsonl",
+    "tasks/masked_lm.rhai",
+    "tasks/ner.rhai",
+    "tasks/qa.rhai",
+    "tasks/sentiment.rhai",
 ];
 
 /// The embedded file at `path`, for example `tasks/sentiment.rhai`.

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use rhai::{Dynamic, EvalAltResult, Position};
 
 use crate::data::{Row, Value};
-use crate::error::{Error, Place, Result, What};
+use crate::error::{Error, Result, What};
 use crate::model::{ModelConfig, family};
 
 /// The result of a function that scripts call.
@@ -20,46 +20,23 @@ pub fn raise(error: Error) -> Box<EvalAltResult> {
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), Position::NONE))
 }
 
-/// An error of a script that runs outside the recipe's own engine call, as an error of the library: an error of ours
-/// keeps its parts, and the innermost script position becomes its place.
-pub fn lower(error: EvalAltResult, source: &str) -> Error {
-    let mut position = error.position();
-    let mut file = source.to_string();
-    let mut inner = error;
-    loop {
-        inner = match inner {
-            EvalAltResult::ErrorInFunctionCall(_, source, next, _) => {
-                position = if next.position().is_none() { position } else { next.position() };
-                if !source.is_empty() {
-                    file = source;
-                }
-                *next
+/// An error of a script function that Rust has called, on its way through the library; the other direction of [`raise`].
+///
+/// Positions and calls are kept, so that the diagnostic shows the line inside the function.
+pub fn lower(error: Box<EvalAltResult>) -> Error {
+    fn message(error: &EvalAltResult) -> String {
+        match error {
+            EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
+                message(inner)
             }
-            EvalAltResult::ErrorInModule(path, next, _) => {
-                position = if next.position().is_none() { position } else { next.position() };
-                file = path;
-                *next
-            }
-            other => break inner_error(other, position, &file),
+            EvalAltResult::ErrorRuntime(value, _) => match value.read_lock::<Error>() {
+                Some(error) => error.what().to_string(),
+                None => value.to_string(),
+            },
+            other => other.to_string(),
         }
     }
-}
-
-fn inner_error(error: EvalAltResult, position: Position, file: &str) -> Error {
-    let place = match (position.line(), position.position()) {
-        (Some(line), column) => Place::line(file, line, column),
-        _ => Place::file(file),
-    };
-    match error {
-        EvalAltResult::ErrorRuntime(value, _) => match value.clone().try_cast::<Error>() {
-            Some(ours) => ours.at(place),
-            None => Error::new(What::Script(value.to_string())).at(place),
-        },
-        mut other => {
-            other.clear_position();
-            Error::new(What::Script(other.to_string())).at(place)
-        }
-    }
+    What::InScript { message: message(&error), error }.into()
 }
 
 /// A model's configuration as a script sees it: the keys of config.json, the number of labels, and what the family says

@@ -8,7 +8,7 @@ pub mod convert;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use rhai::{AST, CallFnOptions, Dynamic, Engine, FuncArgs, Map, Scope};
+use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, Map, Scope};
 
 use crate::batch::Batch;
 use crate::data::{Row, Value};
@@ -67,7 +67,17 @@ impl ScriptTask {
         let mut scope = Scope::new();
         self.engine
             .call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args)
-            .map_err(|error| lower(*error, self.ast.source().unwrap_or(&self.name)))
+            .map_err(lower)
+    }
+
+    /// Calls a function that was given a batch: errors that name an item of the batch name the row instead.
+    fn call_on(&self, batch: &Batch, function: &str, args: impl FuncArgs) -> Result<Dynamic> {
+        let options = CallFnOptions::new().eval_ast(false);
+        let mut scope = Scope::new();
+        self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args).map_err(|mut error| {
+            relocate(&mut error, batch);
+            lower(error)
+        })
     }
 
     fn unexpected(&self, function: &str, wanted: &str, got: &Dynamic) -> Error {
@@ -107,7 +117,7 @@ impl Task for ScriptTask {
     }
 
     fn forward(&self, head: &HeadState, hidden: &Tensor, batch: &Batch) -> Result<Output> {
-        let value = self.call("forward", (script_head(head)?, hidden.clone(), batch.clone()))?;
+        let value = self.call_on(batch, "forward", (script_head(head)?, hidden.clone(), batch.clone()))?;
         let Some(map) = value.read_lock::<Map>().map(|map| map.clone()) else {
             return self.tensor("forward", value).map(Output::One);
         };
@@ -116,7 +126,7 @@ impl Task for ScriptTask {
     }
 
     fn loss(&self, head: &HeadState, output: &Output, batch: &Batch) -> Result<Tensor> {
-        let value = self.call("loss", (script_head(head)?, output_to_dynamic(output), batch.clone()))?;
+        let value = self.call_on(batch, "loss", (script_head(head)?, output_to_dynamic(output), batch.clone()))?;
         self.tensor("loss", value)
     }
 
@@ -133,7 +143,7 @@ impl Task for ScriptTask {
     }
 
     fn decode(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
-        from_dynamic(&self.call("decode", (output_to_dynamic(output), batch.clone(), to_dynamic(options)))?)
+        from_dynamic(&self.call_on(batch, "decode", (output_to_dynamic(output), batch.clone(), to_dynamic(options)))?)
     }
 
     fn metrics(&self, predictions: &Value, references: &Value) -> Result<Value> {
@@ -148,6 +158,20 @@ pub fn output_to_dynamic(output: &Output) -> Dynamic {
         Output::Named(map) => Dynamic::from_map(
             map.iter().map(|(name, tensor)| (name.as_str().into(), Dynamic::from(tensor.clone()))).collect(),
         ),
+    }
+}
+
+fn relocate(error: &mut EvalAltResult, batch: &Batch) {
+    match error {
+        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
+            relocate(inner, batch);
+        }
+        EvalAltResult::ErrorRuntime(value, _) => {
+            if let Some(ours) = value.clone().try_cast::<Error>() {
+                *value = Dynamic::from(batch.relocate(ours));
+            }
+        }
+        _ => {}
     }
 }
 
