@@ -1,8 +1,10 @@
 //! retune: fine-tune transformers from Rhai scripts.
 
 pub mod api;
+pub mod batch;
 pub mod data;
 pub mod error;
 pub mod head;
 pub mod report;
 pub mod tensor;
+pub mod train;

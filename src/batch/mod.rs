@@ -1,0 +1,3 @@
+//! Examples on their way to batches.
+
+pub mod sampler;
