@@ -1,0 +1,18 @@
+//! Training: arguments, optimizer, schedule, callbacks and the state of a run.
+//!
+//! Options flow in through [`arguments`]; the trainer asks [`schedule`] for the learning rate, hands gradients to
+//! [`optimizer`], and [`callbacks`] decide when to log, evaluate, save and stop. What is to be remembered of a run
+//! lives in [`state`].
+
+mod argument_checks;
+mod argument_values;
+pub mod arguments;
+pub mod callbacks;
+mod foreign_arguments;
+pub mod optimizer;
+mod plateau;
+pub mod schedule;
+pub mod state;
+
+pub use argument_values::{Interval, MatmulPrecision, NanPolicy, Resume, Sampling, SaveInterval};
+pub use arguments::TrainingArguments;
