@@ -42,6 +42,8 @@ pub struct Batch {
     pub first_row: usize,
     /// The number of labels that take part in the loss.
     pub n_items: usize,
+    /// The share of the target that a loss spreads over all classes; set by the trainer.
+    pub label_smoothing: f64,
     /// The largest token id and position, and the largest segment: checked against the model before use.
     pub largest: Largest,
 }
@@ -109,6 +111,7 @@ impl Batch {
             rows: examples.iter().map(|(row, _)| *row).collect(),
             draw: None,
             first_row: 0,
+            label_smoothing: 0.0,
             n_items: examples.iter().map(|(_, features)| features.n_items()).sum(),
             largest,
         })

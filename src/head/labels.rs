@@ -39,7 +39,8 @@ pub fn settle(model: &Model, dataset: &Dataset) -> Result<()> {
     if !names.is_empty() && !config.has_label_names()? {
         if names.len() > n_labels || (names.len() < n_labels && n_labels != 2) || names.len() == 1 {
             let listed = names.iter().take(8).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-            let problem = format!("the training set has {} labels ({listed}), but the model has {n_labels}", names.len());
+            let problem =
+                format!("the training set has {} labels ({listed}), but the model has {n_labels}", names.len());
             let error = Error::new(What::BadData(problem));
             return Err(if names.len() == 1 {
                 error.hint("a classifier needs at least two different labels")
@@ -56,8 +57,10 @@ pub fn settle(model: &Model, dataset: &Dataset) -> Result<()> {
             Kind::Text | Kind::Whole => ProblemType::SingleLabel,
             Kind::List => ProblemType::MultiLabel,
             Kind::Fraction => {
-                return Err(Error::new(What::BadData(format!("`{name}` holds fractions, but the model has {n_labels} labels")))
-                    .hint("for regression, load the model with `num_labels: 1`"));
+                return Err(Error::new(What::BadData(format!(
+                    "`{name}` holds fractions, but the model has {n_labels} labels"
+                )))
+                .hint("for regression, load the model with `num_labels: 1`"));
             }
         };
         model.change_config(|config| config.set("problem_type", Json::from(problem.name())));
@@ -85,7 +88,9 @@ fn one_kind(dataset: &Dataset, name: &str) -> Result<Kind> {
             Value::List(_) => Kind::List,
             Value::Null | Value::Map(_) => {
                 let problem = format!("the label of the row is {}", value.type_name());
-                return Err(dataset.locate(Error::new(What::BadData(problem)), index).hint("leave such rows out, for example with `filter`"));
+                return Err(dataset
+                    .locate(Error::new(What::BadData(problem)), index)
+                    .hint("leave such rows out, for example with `filter`"));
             }
         };
         all = match all {
@@ -96,7 +101,8 @@ fn one_kind(dataset: &Dataset, name: &str) -> Result<Kind> {
             }
             Some((_, first)) => {
                 let other = dataset.rows()[first].get(name).map_or("null", Value::type_name);
-                let problem = format!("the labels are of several types: {} here, {other} in row {first}", value.type_name());
+                let problem =
+                    format!("the labels are of several types: {} here, {other} in row {first}", value.type_name());
                 return Err(dataset.locate(Error::new(What::BadData(problem)), index));
             }
         };
@@ -131,19 +137,22 @@ pub struct LabelEncoding {
 /// # Errors
 /// A label that the model does not have, with the nearest name.
 pub fn encode(row: &Row, encoding: &LabelEncoding) -> Result<Option<Value>> {
-    let Some(value) = LABEL_COLUMNS.iter().find_map(|name| row.get(*name)).filter(|value| **value != Value::Null) else {
+    let Some(value) = LABEL_COLUMNS.iter().find_map(|name| row.get(*name)).filter(|value| **value != Value::Null)
+    else {
         return Ok(None);
     };
     let n_labels = encoding.names.len();
-    let regression = encoding.problem_type == Some(ProblemType::Regression)
-        || (encoding.problem_type.is_none() && n_labels == 1);
+    let regression =
+        encoding.problem_type == Some(ProblemType::Regression) || (encoding.problem_type.is_none() && n_labels == 1);
     Ok(Some(match value {
         Value::Str(text) if regression => {
             let got = format!("{text:?}");
             return Err(What::WrongType { name: "the label".into(), wanted: "a number".into(), got }.into());
         }
         Value::Str(text) => Value::Int(id_of(text, encoding)?),
-        Value::List(list) if encoding.problem_type == Some(ProblemType::MultiLabel) || encoding.problem_type.is_none() => {
+        Value::List(list)
+            if encoding.problem_type == Some(ProblemType::MultiLabel) || encoding.problem_type.is_none() =>
+        {
             several(list, encoding)?
         }
         number if regression => Value::Float(number.as_float().ok_or_else(|| unusable(number))?),
@@ -188,10 +197,14 @@ fn id_of(name: &str, encoding: &LabelEncoding) -> Result<i64> {
     let error = Error::new(What::BadData(format!("the model has no label \"{name}\"")));
     Err(match nearest(name, encoding.names.iter().map(String::as_str)) {
         Some(near) => error.hint(format!("did you mean \"{near}\"?")),
-        None => error.hint(format!("its labels are {}", encoding.names.iter().take(12).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "))),
+        None => error.hint(format!(
+            "its labels are {}",
+            encoding.names.iter().take(12).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+        )),
     })
 }
 
 fn unusable(value: &Value) -> Error {
-    What::WrongType { name: "the label".into(), wanted: "a class or a number".into(), got: value.type_name().into() }.into()
+    What::WrongType { name: "the label".into(), wanted: "a class or a number".into(), got: value.type_name().into() }
+        .into()
 }

@@ -22,7 +22,7 @@ use crate::model::ModelConfig;
 use crate::tokenizer::Tokenizer;
 
 pub use builder::HeadBuilder;
-pub use model::{LoadReport, Model, ModelSettings};
+pub use model::{LoadReport, Model, ModelSettings, label_of, scalar};
 pub use output::{Output, Predictions};
 
 /// What a task's `create` made: opaque to everybody else.

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use crate::batch::{Batch, Column, Features};
 use crate::data::files::Folder;
 use crate::data::{Row, Value};
-use crate::error::{Error, Place, Result, What};
+use crate::error::{Error, Result, What};
 use crate::head::output::Leading;
 use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
 use crate::model::backbone::LoadSettings;
@@ -300,9 +300,4 @@ pub fn label_of(features: &Features, names: &[String]) -> Option<Value> {
             several.iter().map(|(name, column)| ((*name).clone(), column.to_value())).collect(),
         ))),
     }
-}
-
-/// Adds the model's name to an error that has no place.
-pub fn in_model(error: Error, name: &str) -> Error {
-    if error.places().is_empty() { error.at(Place::Within(format!("model `{name}`"))) } else { error }
 }

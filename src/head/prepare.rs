@@ -50,7 +50,8 @@ pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset) 
         let each = |(index, row)| model.encode(tokenizer, row, &options).map_err(|error| dataset.locate(error, index));
         rows.par_iter().enumerate().map(each).collect::<Result<_>>()?
     };
-    let mut prepared = Prepared { features: Vec::with_capacity(rows.len()), rows: Vec::new(), n_truncated: 0, max_length };
+    let mut prepared =
+        Prepared { features: Vec::with_capacity(rows.len()), rows: Vec::new(), n_truncated: 0, max_length };
     for (row, features) in encoded.into_iter().enumerate() {
         prepared.n_truncated += usize::from(features.iter().any(|features| features.truncated));
         for one in features {
@@ -59,14 +60,18 @@ pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset) 
         }
     }
     if prepared.features.is_empty() {
-        return Err(Error::new(What::BadData(format!("no row of the data set `{}` gave any features", dataset.name()))));
+        return Err(Error::new(What::BadData(format!(
+            "no row of the data set `{}` gave any features",
+            dataset.name()
+        ))));
     }
     Ok(prepared)
 }
 
 fn tokenizer_for<'a>(model: &Model, tokenizer: Option<&'a Tokenizer>, dataset: &Dataset) -> Result<&'a Tokenizer> {
     if !model.task().has(Function::Encode) {
-        let problem = format!("the task `{}` cannot encode rows, and the data set has no `input_ids`", model.task().name());
+        let problem =
+            format!("the task `{}` cannot encode rows, and the data set has no `input_ids`", model.task().name());
         return Err(Error::new(What::BadData(problem))
             .hint("encode the rows with `dataset.map(...)` so that each has `input_ids` and its labels"));
     }
@@ -90,11 +95,8 @@ pub fn encode_options(model: &Model, max_length: usize) -> Result<Value> {
     let config = model.config();
     let names = config.label_names()?.iter().map(|name| Value::from(name.as_str())).collect();
     let problem = config.problem_type()?.map_or(Value::Null, |kind| Value::from(kind.name()));
-    let options = [
-        ("max_length", Value::Int(max_length as i64)),
-        ("label_names", Value::List(names)),
-        ("problem_type", problem),
-    ];
+    let options =
+        [("max_length", Value::Int(max_length as i64)), ("label_names", Value::List(names)), ("problem_type", problem)];
     let map: IndexMap<String, Value> = options.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
     Ok(Value::Map(Arc::new(map)))
 }
@@ -105,10 +107,16 @@ pub fn encode_options(model: &Model, max_length: usize) -> Result<Value> {
 /// Options without label names.
 pub fn label_encoding(options: &Value) -> Result<LabelEncoding> {
     let Value::Map(map) = options else {
-        return Err(What::WrongType { name: "the options of `encode_label`".into(), wanted: "a map".into(), got: options.type_name().into() }.into());
+        return Err(What::WrongType {
+            name: "the options of `encode_label`".into(),
+            wanted: "a map".into(),
+            got: options.type_name().into(),
+        }
+        .into());
     };
     let names = map.get("label_names").and_then(Value::as_list).unwrap_or_default();
     let names = names.iter().filter_map(Value::as_str).map(str::to_string).collect();
-    let problem_type = map.get("problem_type").and_then(Value::as_str).map(crate::model::ProblemType::named).transpose()?;
+    let problem_type =
+        map.get("problem_type").and_then(Value::as_str).map(crate::model::ProblemType::named).transpose()?;
     Ok(LabelEncoding { names, problem_type })
 }

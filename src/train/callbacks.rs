@@ -3,6 +3,8 @@
 //! The trainer announces an [`Event`] with the arguments, the state and the [`TrainerControl`]; callbacks set flags, and
 //! the trainer acts on them. Callbacks written in a script implement [`Callback`] elsewhere.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -109,6 +111,15 @@ impl TrainerControl {
     }
 }
 
+/// How far an evaluation or a prediction has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Batches done.
+    pub done: usize,
+    /// Batches in all.
+    pub total: usize,
+}
+
 /// What an event brings besides arguments, state and control.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extra<'a> {
@@ -116,10 +127,14 @@ pub struct Extra<'a> {
     pub logs: Option<&'a Map<String, Value>>,
     /// The metrics, at `on_evaluate` and `on_predict`.
     pub metrics: Option<&'a Map<String, Value>>,
+    /// How far an evaluation or a prediction has come, at `on_prediction_step`.
+    pub progress: Option<Progress>,
+    /// The checkpoint, at `on_save`.
+    pub checkpoint: Option<&'a Path>,
 }
 
 /// Something that is told of every event.
-pub trait Callback: Send {
+pub trait Callback {
     /// An event has come. An error ends the run.
     ///
     /// # Errors

@@ -8,11 +8,17 @@ mod argument_checks;
 mod argument_values;
 pub mod arguments;
 pub mod callbacks;
+pub mod checkpoint;
+mod evaluation;
 mod foreign_arguments;
 pub mod optimizer;
 mod plateau;
 pub mod schedule;
 pub mod state;
+mod step;
+mod trainer;
 
 pub use argument_values::{Interval, MatmulPrecision, NanPolicy, Resume, Sampling, SaveInterval};
 pub use arguments::TrainingArguments;
+pub use evaluation::{Evaluation, EvaluationData};
+pub use trainer::{ComputeLoss, ComputeMetrics, Hooks, TrainOutput, Trainer, TrainerSettings};

@@ -48,11 +48,9 @@ pub fn config_map(config: &ModelConfig) -> Result<Dynamic> {
         map.insert(key.as_str().into(), to_dynamic(&Value::from(value)));
     }
     let sizes = (family.encoder_config)(config)?;
-    for (key, size) in [
-        ("vocab_size", sizes.vocab_size),
-        ("hidden_size", sizes.hidden_size),
-        ("num_labels", config.num_labels()?),
-    ] {
+    for (key, size) in
+        [("vocab_size", sizes.vocab_size), ("hidden_size", sizes.hidden_size), ("num_labels", config.num_labels()?)]
+    {
         map.insert(key.into(), Dynamic::from(size as i64));
     }
     let names = config.label_names()?.into_iter().map(Dynamic::from).collect();

@@ -54,7 +54,9 @@ impl ScriptTask {
                 continue;
             }
             let problem = match found.first() {
-                Some((_, n)) => format!("the task `{name}` has a function `{wanted}` with {n} parameters instead of {n_params}"),
+                Some((_, n)) => {
+                    format!("the task `{name}` has a function `{wanted}` with {n} parameters instead of {n_params}")
+                }
                 None => format!("the task `{name}` has no function `{wanted}`"),
             };
             return Err(Error::new(What::Script(problem)).hint(format!("a task has a function `{signature}`")));
@@ -65,19 +67,19 @@ impl ScriptTask {
     fn call(&self, function: &str, args: impl FuncArgs) -> Result<Dynamic> {
         let options = CallFnOptions::new().eval_ast(false);
         let mut scope = Scope::new();
-        self.engine
-            .call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args)
-            .map_err(lower)
+        self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args).map_err(lower)
     }
 
     /// Calls a function that was given a batch: errors that name an item of the batch name the row instead.
     fn call_on(&self, batch: &Batch, function: &str, args: impl FuncArgs) -> Result<Dynamic> {
         let options = CallFnOptions::new().eval_ast(false);
         let mut scope = Scope::new();
-        self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args).map_err(|mut error| {
-            relocate(&mut error, batch);
-            lower(error)
-        })
+        self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args).map_err(
+            |mut error| {
+                relocate(&mut error, batch);
+                lower(error)
+            },
+        )
     }
 
     fn unexpected(&self, function: &str, wanted: &str, got: &Dynamic) -> Error {

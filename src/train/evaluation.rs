@@ -1,0 +1,181 @@
+//! Evaluation and prediction: forward only, in batches, answers in the order of the rows.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value as Json};
+
+use crate::data::{Dataset, Value};
+use crate::error::{Error, Result, What};
+use crate::head::prepare::{Prepared, prepare};
+use crate::head::{Function, Predictions, label_of};
+use crate::train::callbacks::{Event, Extra, Progress};
+use crate::train::step::batch_of;
+use crate::train::trainer::{Hooks, Trainer};
+
+/// What there is to evaluate on: one data set, or several by name.
+#[derive(Clone, Debug)]
+pub enum EvaluationData {
+    /// One data set; its metrics are `eval_...`.
+    One(Dataset),
+    /// Several by name; the metrics of `NAME` are `eval_NAME_...`.
+    Named(IndexMap<String, Dataset>),
+}
+
+/// What an evaluation gave.
+#[derive(Clone, Debug, Default)]
+pub struct Evaluation {
+    /// The loss, where the data has labels, the metrics, and how long it took, each with its prefix.
+    pub metrics: Map<String, Json>,
+    /// Predictions and labels, one a row.
+    pub predictions: Predictions,
+}
+
+/// The label columns that are looked for when the arguments name none.
+const DEFAULT_LABELS: [&str; 3] = ["labels", "start_positions", "end_positions"];
+
+impl Trainer {
+    /// Evaluates on `data`, or on the evaluation data of the trainer: logs the metrics and announces them.
+    ///
+    /// # Errors
+    /// No data, rows that cannot be encoded, labels that the model does not have, and what scripts raise.
+    pub fn evaluate(&mut self, data: Option<&EvaluationData>, hooks: &mut Hooks<'_>) -> Result<Map<String, Json>> {
+        let data = match data {
+            Some(data) => data.clone(),
+            None => self.settings.eval_dataset.clone().ok_or_else(|| {
+                Error::new(What::Conflict("there is nothing to evaluate on".into()))
+                    .hint("give the Trainer `eval_dataset`, or call `trainer.evaluate(dataset)`")
+            })?,
+        };
+        let sets = match data {
+            EvaluationData::One(dataset) => vec![("eval".to_string(), dataset)],
+            EvaluationData::Named(sets) => {
+                sets.into_iter().map(|(name, dataset)| (format!("eval_{name}"), dataset)).collect()
+            }
+        };
+        let mut all = Map::new();
+        for (prefix, dataset) in sets {
+            let evaluation = self.run(&dataset, &prefix, hooks)?;
+            self.log(evaluation.metrics.clone(), hooks)?;
+            all.extend(evaluation.metrics);
+        }
+        self.announce(Event::Evaluate, hooks, &Extra { metrics: Some(&all), ..Extra::default() })?;
+        Ok(all)
+    }
+
+    /// Predicts `dataset`: one entry a row, in the order of the rows, with metrics where the rows have labels.
+    ///
+    /// # Errors
+    /// As [`Trainer::evaluate`].
+    pub fn predict(&mut self, dataset: &Dataset, hooks: &mut Hooks<'_>) -> Result<Evaluation> {
+        let evaluation = self.run(dataset, "test", hooks)?;
+        self.announce(Event::Predict, hooks, &Extra { metrics: Some(&evaluation.metrics), ..Extra::default() })?;
+        Ok(evaluation)
+    }
+
+    fn run(&mut self, dataset: &Dataset, prefix: &str, hooks: &mut Hooks<'_>) -> Result<Evaluation> {
+        let started = Instant::now();
+        let prepared = self.prepared(dataset, hooks)?;
+        // In the order of the rows, as Hugging Face: a token-level loss is a mean of batch means. Without padding there is
+        // nothing to win by sorting.
+        let order: Vec<usize> = (0..prepared.features.len()).collect();
+        let batches: Vec<&[usize]> = order.chunks(self.settings.args.per_device_eval_batch_size).collect();
+        let names = self.label_names(&prepared);
+        let has_labels = !names.is_empty();
+        let mut predictions = vec![Value::Null; prepared.features.len()];
+        let (mut loss_sum, mut n_items) = (0.0, 0usize);
+        for (number, indices) in batches.iter().enumerate() {
+            let batch =
+                batch_of(&prepared, indices, self.settings.model.device(), self.settings.args.label_smoothing_factor)?;
+            let output = self.settings.model.forward(&batch)?;
+            if has_labels {
+                let loss = match &mut hooks.compute_loss {
+                    Some(compute) => crate::head::scalar(compute(&output, &batch)?)?,
+                    None => self.settings.model.loss(&output, &batch)?,
+                };
+                let loss: f64 = loss.to_dtype(candle_core::DType::F64)?.to_scalar()?;
+                // Hugging Face weighs a batch's loss by its rows.
+                loss_sum += loss * batch.n_rows() as f64;
+                n_items += batch.n_rows();
+            }
+            for (&index, value) in indices.iter().zip(self.settings.model.per_row(&output, &batch)?) {
+                predictions[index] = value;
+            }
+            let progress = Progress { done: number + 1, total: batches.len() };
+            self.announce(Event::PredictionStep, hooks, &Extra { progress: Some(progress), ..Extra::default() })?;
+        }
+        let label_ids: Vec<Value> = if has_labels {
+            prepared.features.iter().map(|features| label_of(features, &names).unwrap_or(Value::Null)).collect()
+        } else {
+            Vec::new()
+        };
+        let mut metrics = Map::new();
+        if n_items > 0 {
+            metrics.insert(format!("{prefix}_loss"), Json::from(loss_sum / n_items as f64));
+        }
+        let predictions = Predictions { predictions, label_ids };
+        for (name, value) in self.compute_metrics(&predictions, hooks)? {
+            let name = if name.starts_with(&format!("{prefix}_")) { name } else { format!("{prefix}_{name}") };
+            metrics.insert(name, value);
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        metrics.insert(format!("{prefix}_runtime"), Json::from(seconds));
+        metrics.insert(format!("{prefix}_samples_per_second"), Json::from(prepared.features.len() as f64 / seconds));
+        metrics.insert(format!("{prefix}_steps_per_second"), Json::from(batches.len() as f64 / seconds));
+        Ok(Evaluation { metrics, predictions })
+    }
+
+    /// The metrics of the recipe's `compute_metrics`, else of the task; none without labels.
+    fn compute_metrics(&self, predictions: &Predictions, hooks: &mut Hooks<'_>) -> Result<Map<String, Json>> {
+        if predictions.label_ids.is_empty() {
+            return Ok(Map::new());
+        }
+        let value = match &mut hooks.compute_metrics {
+            Some(compute) => compute(predictions)?,
+            None if self.settings.model.task().has(Function::Metrics) => self.settings.model.task().metrics(
+                &Value::List(predictions.predictions.clone().into()),
+                &Value::List(predictions.label_ids.clone().into()),
+            )?,
+            None => return Ok(Map::new()),
+        };
+        match value {
+            Value::Map(map) => Ok(map.iter().map(|(name, value)| (name.clone(), value.to_json())).collect()),
+            other => Err(Error::new(What::WrongType {
+                name: "what `compute_metrics` returns".into(),
+                wanted: "a map from names to numbers".into(),
+                got: other.type_name().into(),
+            })),
+        }
+    }
+
+    /// The label columns that every row has.
+    fn label_names(&self, prepared: &Prepared) -> Vec<String> {
+        let wanted: Vec<String> = match &self.settings.args.label_names {
+            Some(names) => names.clone(),
+            None => DEFAULT_LABELS.iter().map(ToString::to_string).collect(),
+        };
+        let has = |name: &String| prepared.features.iter().all(|features| features.column(name).is_some());
+        wanted.into_iter().filter(has).collect()
+    }
+
+    /// The features of a data set, encoded once and kept while the trainer lives.
+    pub(super) fn prepared(&mut self, dataset: &Dataset, hooks: &mut Hooks<'_>) -> Result<Arc<Prepared>> {
+        let key = Arc::as_ptr(dataset.rows()).cast::<()>() as usize;
+        if let Some((_, _, prepared)) = self.encoded.iter().find(|(known, ..)| *known == key) {
+            return Ok(prepared.clone());
+        }
+        let prepared = Arc::new(prepare(&self.settings.model, self.settings.tokenizer.as_ref(), dataset)?);
+        if prepared.n_truncated > 0 {
+            let (cut, all) = (prepared.n_truncated, dataset.len());
+            hooks.note(&format!(
+                "{cut} of {all} rows of `{}` were cut to {} tokens",
+                dataset.name(),
+                prepared.max_length
+            ));
+        }
+        // The data set is kept beside its features, so that its address stays its own.
+        self.encoded.push((key, dataset.clone(), prepared.clone()));
+        Ok(prepared)
+    }
+}

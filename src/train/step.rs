@@ -1,0 +1,98 @@
+//! One optimizer step: forward and backward over the micro-batches of an accumulation window.
+//!
+//! The loss is normalised over the whole window: each micro-batch counts with its share of the window's labels, so that
+//! one batch of 32 equals 4 of 8. Dropout draws by the row's number within the window, for the same reason.
+
+use candle_core::{DType, Device};
+
+use crate::batch::{Batch, Draw, Features};
+use crate::error::{Error, Place, Result, What};
+use crate::head::Model;
+use crate::head::prepare::Prepared;
+use crate::train::optimizer::Gradients;
+use crate::train::trainer::ComputeLoss;
+
+/// What a window gave.
+pub(super) struct Window {
+    /// The loss, the mean over the window's labels.
+    pub(super) loss: f64,
+    /// The gradients of the trainable parameters, by name.
+    pub(super) gradients: Gradients,
+    /// The rows that took part, for messages.
+    pub(super) rows: Vec<usize>,
+}
+
+/// Builds the batch of the features at `indices`.
+pub(super) fn batch_of(prepared: &Prepared, indices: &[usize], device: &Device, label_smoothing: f64) -> Result<Batch> {
+    let examples: Vec<(usize, &Features)> =
+        indices.iter().map(|&index| (prepared.rows[index], &prepared.features[index])).collect();
+    let mut batch = Batch::pack(&examples, device)?;
+    batch.label_smoothing = label_smoothing;
+    Ok(batch)
+}
+
+/// Forward and backward over a window.
+///
+/// # Errors
+/// What the model or the loss raises. A loss that is not finite is returned, not raised: its gradients are not computed.
+pub(super) fn accumulate(
+    model: &Model,
+    batches: Vec<Batch>,
+    draw: Draw,
+    compute_loss: &mut Option<ComputeLoss<'_>>,
+    mut after_substep: impl FnMut() -> Result<()>,
+) -> Result<Window> {
+    let n_items: usize = batches.iter().map(|batch| batch.n_items).sum();
+    let n_batches = batches.len();
+    let mut window = Window { loss: 0.0, gradients: Gradients::new(), rows: Vec::new() };
+    let mut first_row = 0;
+    for (number, batch) in batches.into_iter().enumerate() {
+        let share = if n_items == 0 { 1.0 / n_batches as f64 } else { batch.n_items as f64 / n_items as f64 };
+        let batch = batch.training(draw, first_row);
+        first_row += batch.n_rows();
+        window.rows.extend(&batch.rows);
+        let output = model.forward(&batch)?;
+        let loss = match compute_loss {
+            Some(compute) => crate::head::scalar(compute(&output, &batch)?)?,
+            None => model.loss(&output, &batch)?,
+        };
+        let loss = (loss * share)?;
+        let value: f64 = loss.to_dtype(DType::F64)?.to_scalar()?;
+        window.loss += value;
+        if !window.loss.is_finite() {
+            return Ok(window);
+        }
+        let mut store = loss.backward()?;
+        for parameter in model.parameters().all() {
+            if !parameter.is_trainable() {
+                continue;
+            }
+            let Some(gradient) = store.remove(parameter.var().as_tensor()) else { continue };
+            let sum = match window.gradients.swap_remove(parameter.name()) {
+                Some(before) => (before + gradient)?,
+                None => gradient,
+            };
+            window.gradients.insert(parameter.name().to_string(), sum.detach());
+        }
+        if number + 1 < n_batches {
+            after_substep()?;
+        }
+    }
+    Ok(window)
+}
+
+/// Refuses a model in which something is trained in vain.
+///
+/// # Errors
+/// The first trainable parameter without a gradient.
+pub(super) fn refuse_missing_gradients(model: &Model, gradients: &Gradients) -> Result<()> {
+    let all = model.parameters().all();
+    let missing: Vec<_> =
+        all.iter().filter(|p| p.is_trainable() && !gradients.contains_key(p.name())).map(|p| p.name()).collect();
+    let Some(first) = missing.first() else { return Ok(()) };
+    let others = if missing.len() > 1 { format!(" (and {} others)", missing.len() - 1) } else { String::new() };
+    let problem = format!("the trainable parameter `{first}`{others} has no gradient after the first step");
+    Err(Error::new(What::Conflict(problem))
+        .at(Place::Tensor((*first).to_string()))
+        .hint(format!("let the loss depend on it, or freeze it: `model.freeze(\"{first}\")`")))
+}

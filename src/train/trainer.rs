@@ -1,0 +1,480 @@
+//! The trainer: epochs, steps, and what happens between them, in Hugging Face's order.
+//!
+//! A model, arguments and data sets flow in; trained weights, a [`TrainerState`] and checkpoints flow out. What is shown,
+//! callbacks, metrics and a loss of the user's own come in as [`Hooks`] with each call, so that the trainer knows nothing
+//! of scripts or terminals.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::Tensor;
+use serde_json::{Map, Value as Json};
+
+use crate::batch::{Batch, Draw, sampler};
+use crate::data::{Dataset, Value};
+use crate::error::{Error, Place, Result, What};
+use crate::head::prepare::Prepared;
+use crate::head::{Model, Output, Predictions, labels};
+use crate::tokenizer::Tokenizer;
+use crate::train::callbacks::{Callback, DefaultFlowCallback, Event, Extra, TrainerControl};
+use crate::train::evaluation::EvaluationData;
+use crate::train::optimizer::{AdamW, AdamWSettings, GroupSettings, clip_factor, decays, grad_norm};
+use crate::train::schedule::{Schedule, ScheduleKind};
+use crate::train::state::{TrainerState, required_metric};
+use crate::train::step::{accumulate, batch_of, refuse_missing_gradients};
+use crate::train::{Interval, NanPolicy, Sampling, SaveInterval, TrainingArguments, checkpoint};
+
+/// A loss of the user's own: from the model's output and the batch to a scalar.
+pub type ComputeLoss<'a> = Box<dyn FnMut(&Output, &Batch) -> Result<Tensor> + 'a>;
+/// Metrics of the user's own: from predictions and labels to a map of numbers.
+pub type ComputeMetrics<'a> = Box<dyn FnMut(&Predictions) -> Result<Value> + 'a>;
+
+/// What a call of the trainer is accompanied by.
+#[derive(Default)]
+pub struct Hooks<'a> {
+    /// Told of every event, after the trainer's own flow.
+    pub callbacks: Vec<Box<dyn Callback + 'a>>,
+    /// Metrics of the user's own.
+    pub compute_metrics: Option<ComputeMetrics<'a>>,
+    /// A loss of the user's own.
+    pub compute_loss: Option<ComputeLoss<'a>>,
+    /// Where notes for people go.
+    pub notes: Option<Box<dyn Fn(&str) + 'a>>,
+}
+
+impl Hooks<'_> {
+    pub(super) fn note(&self, text: &str) {
+        if let Some(notes) = &self.notes {
+            notes(text);
+        }
+    }
+}
+
+/// What a trainer is made of.
+pub struct TrainerSettings {
+    /// The model that is trained.
+    pub model: Model,
+    /// How it is trained.
+    pub args: TrainingArguments,
+    /// The training set.
+    pub train_dataset: Option<Dataset>,
+    /// What is evaluated on.
+    pub eval_dataset: Option<EvaluationData>,
+    /// What text is encoded with, and what is saved beside the model.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// Trains and evaluates a model.
+pub struct Trainer {
+    pub(super) settings: TrainerSettings,
+    pub(super) state: TrainerState,
+    control: TrainerControl,
+    /// Encoded data sets, by the address of their rows.
+    pub(super) encoded: Vec<(usize, Dataset, Arc<Prepared>)>,
+}
+
+/// What training gave.
+#[derive(Clone, Debug)]
+pub struct TrainOutput {
+    /// How many updates were made in all.
+    pub global_step: usize,
+    /// The mean loss over all updates.
+    pub training_loss: f64,
+    /// `train_runtime`, `train_samples_per_second`, ...
+    pub metrics: Map<String, Json>,
+}
+
+/// What goes on between the steps of one run.
+struct Run {
+    optimizer: AdamW,
+    schedule: Schedule,
+    started: Instant,
+    /// Sum of the losses since the last log, and over the whole run.
+    loss_since_log: f64,
+    loss_total: f64,
+    last_logged_step: usize,
+    grad_norm: f64,
+    learning_rate: f64,
+    skipped: usize,
+}
+
+impl Trainer {
+    /// A trainer; label names and problem type of a classification model are settled from the training set.
+    ///
+    /// # Errors
+    /// Arguments that need evaluation data without any, labels of several types or too many.
+    pub fn new(settings: TrainerSettings) -> Result<Self> {
+        if settings.args.eval_strategy != Interval::No && settings.eval_dataset.is_none() {
+            let problem =
+                format!("`eval_strategy: \"{}\"` needs an `eval_dataset`", settings.args.eval_strategy.as_str());
+            return Err(
+                Error::new(What::Conflict(problem)).hint("give one to the Trainer, or set `eval_strategy: \"no\"`")
+            );
+        }
+        if let Some(dataset) = &settings.train_dataset {
+            labels::settle(&settings.model, dataset)?;
+        }
+        Ok(Trainer {
+            settings,
+            state: TrainerState::default(),
+            control: TrainerControl::default(),
+            encoded: Vec::new(),
+        })
+    }
+
+    /// What the run remembers of itself.
+    pub fn state(&self) -> &TrainerState {
+        &self.state
+    }
+
+    /// The arguments.
+    pub fn args(&self) -> &TrainingArguments {
+        &self.settings.args
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.settings.model
+    }
+
+    /// Writes the model, the tokenizer and the arguments into `folder`.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn save_model(&self, folder: &std::path::Path) -> Result<()> {
+        checkpoint::save_model(&self.settings, folder)
+    }
+
+    /// Trains, from the start or from a checkpoint.
+    ///
+    /// # Errors
+    /// No training set, rows that cannot be encoded, a loss that is not finite, a folder that cannot be written to, and
+    /// what scripts raise.
+    pub fn train(&mut self, resume: Option<PathBuf>, hooks: &mut Hooks<'_>) -> Result<TrainOutput> {
+        let started = Instant::now();
+        let dataset = self.settings.train_dataset.clone().ok_or_else(|| {
+            Error::new(What::Conflict("there is nothing to train on".into())).hint("give the Trainer `train_dataset`")
+        })?;
+        let writes = self.settings.args.save_strategy != SaveInterval::No;
+        if writes {
+            checkpoint::check_writable(&self.settings.args.output_dir)?;
+        }
+        let prepared = self.prepared(&dataset, hooks)?;
+        let args = self.settings.args.clone();
+        let n_batches = self.batches_per_epoch(prepared.features.len())?;
+        let updates_per_epoch = n_batches.div_ceil(args.gradient_accumulation_steps);
+        let (max_steps, n_epochs) = if args.max_steps > 0 {
+            let steps = args.max_steps as usize;
+            (steps, steps.div_ceil(updates_per_epoch))
+        } else {
+            ((args.num_train_epochs * updates_per_epoch as f64).ceil() as usize, args.num_train_epochs.ceil() as usize)
+        };
+        self.state = TrainerState::default();
+        self.control = TrainerControl::default();
+        let mut run = Run {
+            optimizer: self.new_optimizer()?,
+            schedule: args.schedule(max_steps)?,
+            started,
+            loss_since_log: 0.0,
+            loss_total: 0.0,
+            last_logged_step: 0,
+            grad_norm: 0.0,
+            learning_rate: 0.0,
+            skipped: 0,
+        };
+        if let Some(folder) = resume {
+            let loaded = checkpoint::load(&self.settings.model, &folder, &mut run.optimizer)?;
+            self.state = loaded.state;
+            run.loss_total = loaded.loss_total;
+            run.last_logged_step = loaded.last_logged_step;
+            run.loss_since_log = loaded.loss_since_log;
+            if let Some(state) = &loaded.schedule {
+                run.schedule.load_state(state)?;
+            }
+            self.load_callback_states(hooks)?;
+            hooks.note(&format!("resumed from {} at step {}", folder.display(), self.state.global_step));
+        }
+        self.state.plan(&args, max_steps, n_epochs);
+        self.control.new_training();
+        self.announce(Event::TrainBegin, hooks, &Extra::default())?;
+        if args.eval_on_start {
+            self.evaluate(None, hooks)?;
+        }
+        let start_step = self.state.global_step;
+        let first_epoch = start_step / updates_per_epoch;
+        for epoch in first_epoch..n_epochs {
+            let skip = if epoch == first_epoch { start_step - first_epoch * updates_per_epoch } else { 0 };
+            self.epoch(epoch, skip, &prepared, n_batches, &mut run, hooks)?;
+            if self.control.should_training_stop {
+                break;
+            }
+        }
+        self.finish(&mut run, start_step, prepared.features.len(), hooks)
+    }
+
+    /// One epoch, from its `skip`-th update on.
+    fn epoch(
+        &mut self,
+        epoch: usize,
+        skip: usize,
+        prepared: &Prepared,
+        n_batches: usize,
+        run: &mut Run,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<()> {
+        self.control.new_epoch();
+        self.announce(Event::EpochBegin, hooks, &Extra::default())?;
+        let size = self.settings.args.per_device_train_batch_size;
+        let accumulation = self.settings.args.gradient_accumulation_steps;
+        let order = self.order(epoch, prepared);
+        let batches: Vec<&[usize]> = order.chunks(size).take(n_batches).collect();
+        for (number, window) in batches.chunks(accumulation).enumerate().skip(skip) {
+            self.control.new_step();
+            self.announce(Event::StepBegin, hooks, &Extra::default())?;
+            self.step(window, prepared, run, hooks)?;
+            self.state.global_step += 1;
+            self.state.epoch = epoch as f64 + (number * accumulation + window.len()) as f64 / n_batches as f64;
+            self.announce(Event::StepEnd, hooks, &Extra::default())?;
+            self.log_evaluate_save(run, hooks)?;
+            if self.control.should_epoch_stop || self.control.should_training_stop {
+                break;
+            }
+        }
+        self.announce(Event::EpochEnd, hooks, &Extra::default())?;
+        self.log_evaluate_save(run, hooks)
+    }
+
+    /// One update: forward and backward over the window, clipping, the optimizer.
+    fn step(&mut self, window: &[&[usize]], prepared: &Prepared, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+        let args = &self.settings.args;
+        let (device, smoothing) = (self.settings.model.device(), args.label_smoothing_factor);
+        let batches = window.iter().map(|indices| batch_of(prepared, indices, device, smoothing));
+        let batches = batches.collect::<Result<Vec<_>>>()?;
+        let draw = Draw { seed: args.seed, step: self.state.global_step as u64 };
+        let clip = args.clip_norm();
+        let (nan_policy, model) = (args.nan_policy, self.settings.model.clone());
+
+        let mut compute_loss = hooks.compute_loss.take();
+        let result = accumulate(&model, batches, draw, &mut compute_loss, || {
+            self.announce(Event::SubstepEnd, hooks, &Extra::default())
+        });
+        hooks.compute_loss = compute_loss;
+        let window = result?;
+
+        let norm = if window.loss.is_finite() { grad_norm(&window.gradients)? } else { f64::NAN };
+        if !norm.is_finite() {
+            let what = if window.loss.is_finite() { "the gradient" } else { "the loss" };
+            return self.not_finite(what, &window.rows, nan_policy, run, hooks);
+        }
+        if self.state.global_step == 0 {
+            refuse_missing_gradients(&model, &window.gradients)?;
+        }
+        self.announce(Event::PreOptimizerStep, hooks, &Extra::default())?;
+        let factor = clip.map_or(1.0, |max_norm| clip_factor(norm, max_norm));
+        let learning_rate = run.schedule.lr(self.state.global_step);
+        run.optimizer.step(&window.gradients, learning_rate, factor)?;
+        self.announce(Event::OptimizerStep, hooks, &Extra::default())?;
+        run.loss_since_log += window.loss;
+        run.loss_total += window.loss;
+        run.grad_norm = norm;
+        run.learning_rate = learning_rate;
+        Ok(())
+    }
+
+    /// A loss or gradient that is not finite never reaches the weights.
+    fn not_finite(
+        &self,
+        what: &str,
+        rows: &[usize],
+        policy: NanPolicy,
+        run: &mut Run,
+        hooks: &Hooks<'_>,
+    ) -> Result<()> {
+        let step = self.state.global_step + 1;
+        let listed = rows.iter().take(16).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let dots = if rows.len() > 16 { ", ..." } else { "" };
+        let problem = format!("{what} of step {step} is not finite; the weights are unchanged");
+        if policy == NanPolicy::Skip {
+            run.skipped += 1;
+            hooks.note(&format!("{problem}; step skipped ({} so far), rows {listed}{dots}", run.skipped));
+            return Ok(());
+        }
+        Err(Error::new(What::NonFinite(problem))
+            .at(Place::Within(format!("rows {listed}{dots} of the training set")))
+            .hint("lower `learning_rate`, set `max_grad_norm`, or look at these rows; `nan_policy: \"skip\"` leaves such steps out"))
+    }
+
+    fn log_evaluate_save(&mut self, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+        if self.control.should_log && self.state.global_step > run.last_logged_step {
+            let steps = self.state.global_step - run.last_logged_step;
+            let logs = [
+                ("loss", run.loss_since_log / steps as f64),
+                ("grad_norm", run.grad_norm),
+                ("learning_rate", run.learning_rate),
+            ];
+            run.loss_since_log = 0.0;
+            run.last_logged_step = self.state.global_step;
+            self.log(logs.into_iter().map(|(key, value)| (key.to_string(), Json::from(value))).collect(), hooks)?;
+        }
+        if self.control.should_evaluate {
+            let metrics = self.evaluate(None, hooks)?;
+            if run.schedule.kind() == ScheduleKind::ReduceLrOnPlateau {
+                let key = self.settings.args.best_metric_key().unwrap_or_else(|| "eval_loss".into());
+                run.schedule.observe(required_metric(&metrics, &key)?);
+            }
+            let better = self.state.note_evaluation(&self.settings.args, &metrics)?;
+            if self.settings.args.save_strategy == SaveInterval::Best {
+                self.control.should_save = better;
+            }
+        }
+        if self.control.should_save {
+            self.save(run, hooks)?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, run: &Run, hooks: &mut Hooks<'_>) -> Result<()> {
+        for callback in &hooks.callbacks {
+            if let Some((name, state)) = callback.state() {
+                self.state.stateful_callbacks.insert(name, state);
+            }
+        }
+        self.state.stateful_callbacks.insert("TrainerControl".into(), self.control.state());
+        let output = PathBuf::from(&self.settings.args.output_dir);
+        let folder = output.join(format!("checkpoint-{}", self.state.global_step));
+        if self.state.best_global_step == Some(self.state.global_step) {
+            self.state.best_model_checkpoint = Some(folder.display().to_string());
+        }
+        let progress = checkpoint::Progress {
+            state: self.state.clone(),
+            schedule: run.schedule.state(),
+            loss_total: run.loss_total,
+            loss_since_log: run.loss_since_log,
+            last_logged_step: run.last_logged_step,
+        };
+        checkpoint::save(&self.settings, &folder, &run.optimizer, &progress)?;
+        if let Some(limit) = self.settings.args.save_total_limit {
+            checkpoint::rotate(&output, limit, self.state.best_model_checkpoint.as_deref(), &folder)?;
+        }
+        self.announce(Event::Save, hooks, &Extra { checkpoint: Some(&folder), ..Extra::default() })
+    }
+
+    fn finish(
+        &mut self,
+        run: &mut Run,
+        start_step: usize,
+        n_rows: usize,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<TrainOutput> {
+        if self.settings.args.load_best_model_at_end {
+            match self.state.best_model_checkpoint.clone() {
+                Some(folder) => {
+                    checkpoint::load_weights(&self.settings.model, std::path::Path::new(&folder))?;
+                    hooks.note(&format!("loaded the best model from {folder}"));
+                }
+                None => hooks.note("`load_best_model_at_end`: no checkpoint was the best, the last weights stay"),
+            }
+        }
+        let seconds = run.started.elapsed().as_secs_f64();
+        let steps = self.state.global_step;
+        let training_loss = run.loss_total / (steps.max(1)) as f64;
+        // Hugging Face counts the rows of all epochs that were asked for, or of the steps where `max_steps` was.
+        let args = &self.settings.args;
+        let rows = if args.max_steps > 0 {
+            (args.max_steps as usize * args.per_device_train_batch_size * args.gradient_accumulation_steps) as f64
+        } else {
+            n_rows as f64 * args.num_train_epochs
+        };
+        let metrics = [
+            ("train_runtime", seconds),
+            ("train_samples_per_second", rows / seconds),
+            ("train_steps_per_second", (self.state.max_steps - start_step.min(self.state.max_steps)) as f64 / seconds),
+            ("total_flos", self.state.total_flos),
+            ("train_loss", training_loss),
+        ];
+        let metrics: Map<String, Json> =
+            metrics.into_iter().map(|(key, value)| (key.to_string(), Json::from(value))).collect();
+        self.log(metrics.clone(), hooks)?;
+        self.announce(Event::TrainEnd, hooks, &Extra::default())?;
+        let mut metrics = metrics;
+        metrics.insert("epoch".into(), Json::from(self.state.epoch));
+        Ok(TrainOutput { global_step: steps, training_loss, metrics })
+    }
+
+    /// Appends to the log history and announces the log.
+    pub(super) fn log(&mut self, logs: Map<String, Json>, hooks: &mut Hooks<'_>) -> Result<()> {
+        let logs = self.state.log(logs);
+        self.announce(Event::Log, hooks, &Extra { logs: Some(&logs), ..Extra::default() })
+    }
+
+    /// Tells the trainer's own flow, then every callback.
+    pub(super) fn announce(&mut self, event: Event, hooks: &mut Hooks<'_>, extra: &Extra) -> Result<()> {
+        let Trainer { settings, state, control, .. } = self;
+        DefaultFlowCallback.on_event(event, &settings.args, state, control, extra)?;
+        for callback in &mut hooks.callbacks {
+            callback.on_event(event, &settings.args, state, control, extra)?;
+        }
+        let warnings: Vec<String> = hooks.callbacks.iter_mut().flat_map(|callback| callback.warnings()).collect();
+        for warning in warnings {
+            hooks.note(&warning);
+        }
+        Ok(())
+    }
+
+    fn load_callback_states(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
+        for callback in &mut hooks.callbacks {
+            let Some((name, _)) = callback.state() else { continue };
+            if let Some(state) = self.state.stateful_callbacks.get(&name) {
+                callback.load_state(state)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn new_optimizer(&self) -> Result<AdamW> {
+        let args = &self.settings.args;
+        let all = self.settings.model.parameters().all();
+        let trainable: Vec<_> = all
+            .iter()
+            .filter(|parameter| parameter.is_trainable())
+            .map(|parameter| {
+                let weight_decay = if decays(parameter.name()) { args.weight_decay } else { 0.0 };
+                let group = GroupSettings { weight_decay, ..GroupSettings::default() };
+                (parameter.name().to_string(), parameter.var().clone(), group)
+            })
+            .collect();
+        if trainable.is_empty() {
+            return Err(Error::new(What::Conflict("every parameter is frozen".into()))
+                .hint("unfreeze some: `model.unfreeze(\"classifier.*\")`"));
+        }
+        let settings = AdamWSettings { beta1: args.adam_beta1, beta2: args.adam_beta2, eps: args.adam_epsilon };
+        AdamW::new(trainable, settings)
+    }
+
+    fn batches_per_epoch(&self, n: usize) -> Result<usize> {
+        let size = self.settings.args.per_device_train_batch_size;
+        let count = if self.settings.args.dataloader_drop_last { n / size } else { n.div_ceil(size) };
+        if count == 0 {
+            let problem =
+                format!("`dataloader_drop_last` leaves no batch: the training set has {n} rows, a batch {size}");
+            return Err(What::Conflict(problem).into());
+        }
+        Ok(count)
+    }
+
+    /// The order of the features in an epoch: a pure function of the seed and the epoch.
+    fn order(&self, epoch: usize, prepared: &Prepared) -> Vec<usize> {
+        let args = &self.settings.args;
+        let (seed, n) = (args.data_seed.unwrap_or(args.seed), prepared.features.len());
+        match args.train_sampling_strategy {
+            Sampling::Random => sampler::random(seed, epoch as u64, n),
+            Sampling::Sequential => sampler::sequential(n),
+            Sampling::GroupByLength => {
+                let lengths: Vec<usize> = prepared.features.iter().map(|features| features.n_tokens()).collect();
+                let size = args.per_device_train_batch_size * args.gradient_accumulation_steps;
+                sampler::group_by_length(seed, epoch as u64, &lengths, size)
+            }
+        }
+    }
+}
