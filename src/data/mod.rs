@@ -2,8 +2,21 @@
 //!
 //! Paths and names flow in, [`Row`]s of [`Value`]s flow out. What a row means is left to the tasks.
 
+mod clean;
+pub mod csv;
+mod dataset;
 pub mod embedded;
 pub mod files;
+pub mod format;
+pub mod json;
+pub mod jsonl;
+pub mod load;
+pub mod slices;
+mod sources;
+pub mod splits;
+pub mod text;
+pub mod train_test_split;
 mod value;
 
+pub use dataset::{Dataset, Parsed};
 pub use value::{Row, Value};

@@ -1,0 +1,199 @@
+//! Loading a data set by name: a file, a folder of splits, `std/...`, or files given one by one.
+//!
+//! A name and options flow in; a [`Dataset`], or one for each split, flows out. Which file belongs to which split is
+//! said by [`crate::data::splits`], what `train[:100]` means by [`slices`], what a file holds by its [`Format`].
+
+use indexmap::IndexMap;
+
+use crate::data::dataset::{Dataset, listed};
+use crate::data::files::Places;
+use crate::data::format::Format;
+use crate::data::slices;
+use crate::data::sources::{self, Source};
+use crate::error::{Error, Place, Result, What, nearest};
+
+/// What is loaded: the rows of one file or of the splits asked for, or every split of a folder.
+#[derive(Clone, Debug)]
+pub enum Loaded {
+    /// One data set.
+    One(Dataset),
+    /// A data set for each split, in the order train, validation, test, then others.
+    Splits(IndexMap<String, Dataset>),
+}
+
+/// The options of [`load`].
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Which split, with Hugging Face's slice syntax.
+    pub split: Option<String>,
+    /// The format, where the extension does not tell it.
+    pub format: Option<String>,
+    /// Which files, relative to the folder where the name is one.
+    pub data_files: Option<DataFiles>,
+    /// A part of a hub data set.
+    pub config: Option<String>,
+    /// A version of a hub data set.
+    pub revision: Option<String>,
+}
+
+/// Files given one by one; `*`, `?` and `[...]` match names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataFiles {
+    /// The files of the split `train`.
+    Train(Vec<String>),
+    /// The files of each split.
+    Splits(IndexMap<String, Vec<String>>),
+}
+
+/// Hugging Face's names for "the files in `data_files`, in this format".
+const BUILDERS: &[&str] = &["json", "csv", "text", "parquet"];
+
+/// The split of files that nothing else is said about.
+const TRAIN: &str = "train";
+
+/// Loads the data set `name`.
+///
+/// # Errors
+/// A name that is not there, a split that is not there, and everything a format refuses.
+pub fn load(places: &Places, name: &str, options: &LoadOptions) -> Result<Loaded> {
+    for (option, value) in [("config", &options.config), ("revision", &options.revision)] {
+        if value.is_some() {
+            let error = Error::new(What::Unsupported(format!("`{option}` of `load_dataset`")));
+            return Err(error.hint("it chooses among the versions of a hub data set, and those come later"));
+        }
+    }
+    let plan = plan(places, name, options)?;
+    match &options.split {
+        Some(split) => plan.slice(split).map(Loaded::One),
+        None if plan.kind == Kind::File => plan.read(TRAIN).map(Loaded::One),
+        None => {
+            let splits = plan.files.keys().map(|split| Ok((split.clone(), plan.read(split)?)));
+            splits.collect::<Result<_>>().map(Loaded::Splits)
+        }
+    }
+}
+
+/// What is going to be read.
+struct Plan<'a> {
+    name: &'a str,
+    kind: Kind,
+    format: Chosen,
+    files: IndexMap<String, Vec<Source>>,
+}
+
+/// What the name of a data set means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// One file: there is no need to name its split.
+    File,
+    /// A folder, or files given one by one.
+    Splits,
+    /// A format, for files given one by one.
+    Builder,
+}
+
+/// How the format of a file is found.
+#[derive(Clone, Copy)]
+enum Chosen {
+    /// By the file's extension.
+    ByExtension,
+    /// The option `format` says it.
+    Given(Format),
+    /// One of [`BUILDERS`]: the extension may still tell `.tsv` from CSV and `.jsonl` from JSON.
+    Builder(Format),
+}
+
+impl Chosen {
+    fn of(self, source: &Source) -> Result<Format> {
+        match self {
+            Chosen::ByExtension => Format::of(&source.shown),
+            Chosen::Given(format) => Ok(format),
+            Chosen::Builder(format) => Ok(match (format, Format::of(&source.shown)) {
+                (Format::Csv, Ok(Format::Tsv)) => Format::Tsv,
+                (Format::Json, Ok(Format::JsonLines)) => Format::JsonLines,
+                _ => format,
+            }),
+        }
+    }
+}
+
+fn plan<'a>(places: &Places, name: &'a str, options: &LoadOptions) -> Result<Plan<'a>> {
+    let is_builder = options.data_files.is_some() && BUILDERS.contains(&name) && places.path(name).is_none();
+    let format = match &options.format {
+        Some(format) => Chosen::Given(Format::named(format)?),
+        None if is_builder => Chosen::Builder(Format::named(name)?),
+        None => Chosen::ByExtension,
+    };
+    let (kind, files) = match &options.data_files {
+        Some(files) if is_builder => (Kind::Builder, sources::given(places, None, files)?),
+        Some(files) => match sources::folder(places, name)? {
+            Some(folder) => (Kind::Splits, sources::given(places, Some((name, &folder)), files)?),
+            None => return Err(sources::missing(places, name)),
+        },
+        None => match sources::folder(places, name)? {
+            Some(folder) => (Kind::Splits, sources::of_folder(name, &folder)?),
+            None => {
+                let file = sources::file(places, name)?.ok_or_else(|| sources::missing(places, name))?;
+                (Kind::File, IndexMap::from([(TRAIN.to_string(), vec![file])]))
+            }
+        },
+    };
+    Ok(Plan { name, kind, format, files })
+}
+
+impl Plan<'_> {
+    /// Reads the files of one split, one after the other.
+    fn read(&self, split: &str) -> Result<Dataset> {
+        let sources = &self.files[split];
+        let formats = sources.iter().map(|source| self.format.of(source)).collect::<Result<Vec<_>>>()?;
+        if let Some(other) = formats.iter().position(|format| *format != formats[0]) {
+            let (one, two) = (sources[0].shown.display(), sources[other].shown.display());
+            let problem = format!("the split `{split}` has files of two formats: `{one}` and `{two}`");
+            return Err(Error::new(What::Conflict(problem)).hint("choose with `data_files`"));
+        }
+        let mut whole: Option<Dataset> = None;
+        for (source, format) in sources.iter().zip(formats) {
+            let parsed = format.parse(&source.bytes()?, &source.shown)?;
+            let name = match self.kind {
+                Kind::File | Kind::Builder => source.shown.display().to_string(),
+                Kind::Splits => format!("{}[{split}]", self.name),
+            };
+            let data = Dataset::from_file(name, &source.shown, parsed);
+            whole = Some(whole.map_or_else(|| data.clone(), |before| before.concat(&data)));
+        }
+        Ok(whole.expect("a split has at least one file"))
+    }
+
+    /// Reads what the option `split` asks for.
+    fn slice(&self, split: &str) -> Result<Dataset> {
+        let mut whole: Option<Dataset> = None;
+        for slice in slices::parse(split)? {
+            let names: Vec<&str> = match slice.split.as_str() {
+                "all" => self.files.keys().map(String::as_str).collect(),
+                name if self.files.contains_key(name) => vec![name],
+                name => return Err(self.no_split(name)),
+            };
+            let mut data = self.read(names[0])?;
+            for name in &names[1..] {
+                data = data.concat(&self.read(name)?);
+            }
+            let part = slice.of(&data);
+            whole = Some(whole.map_or_else(|| part.clone(), |before| before.concat(&part)));
+        }
+        let data = whole.expect("a split that parses has a part").named(format!("{}[{split}]", self.name));
+        match data.is_empty() {
+            true => Err(What::BadData(format!("`{}` has no rows", data.name())).into()),
+            false => Ok(data),
+        }
+    }
+
+    fn no_split(&self, split: &str) -> Error {
+        let known: Vec<&str> = self.files.keys().map(String::as_str).collect();
+        let error = Error::new(What::NotFound { kind: "split", name: split.into() });
+        let error = error.at(Place::Within(format!("data set `{}`", self.name)));
+        match nearest(split, known.iter().copied()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint(format!("it has {}", listed(&known))),
+        }
+    }
+}

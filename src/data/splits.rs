@@ -1,0 +1,68 @@
+//! Which file of a folder belongs to which split, by Hugging Face's file name patterns.
+//!
+//! A word of the file's name tells: `train.jsonl`, `train-00000-of-00002.jsonl`, `my_dev_set.csv`. Words are parted by
+//! `-`, `.`, `_`, spaces and digits. Files in folders called `train`, `test` and so on belong to those splits; where
+//! there is none of all this, everything is `train`. What else lies in the folder is ignored.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+
+use crate::data::format::Format;
+
+/// The splits in the order in which they are listed, each with the words that mean it.
+const WORDS: &[(&str, &[&str])] = &[
+    ("train", &["train", "training"]),
+    ("validation", &["validation", "valid", "dev", "val"]),
+    ("test", &["test", "testing", "eval", "evaluation"]),
+];
+
+/// Files that describe a data set and are not part of it.
+const NOT_DATA: &[&str] = &[
+    "readme.txt",
+    "license.txt",
+    "notice.txt",
+    "citation.txt",
+    "requirements.txt",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+    "config.json",
+];
+
+/// The split that a file or folder name means.
+pub fn split_of(name: &str) -> Option<&'static str> {
+    let lower = name.to_lowercase();
+    let words: Vec<&str> = lower.split(|letter: char| matches!(letter, '-' | '.' | '_' | ' ' | '0'..='9')).collect();
+    WORDS.iter().find(|(_, known)| words.iter().any(|word| known.contains(word))).map(|(split, _)| *split)
+}
+
+/// The files of each split, in the order train, validation, test; files within a split keep their order.
+///
+/// `files` are paths relative to the folder, with `/` between their parts.
+pub fn assign(files: &[String]) -> IndexMap<&'static str, Vec<String>> {
+    let data: Vec<&String> = files.iter().filter(|file| is_data(file)).collect();
+    let parts = |file: &str| -> (Option<&'static str>, Option<&'static str>) {
+        let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+        (folder.split('/').find_map(split_of), split_of(name))
+    };
+    let by_folder = data.iter().any(|file| parts(file).0.is_some());
+    let split = |file: &str| if by_folder { parts(file).0 } else { parts(file).1 };
+    let any = data.iter().any(|file| split(file).is_some());
+    let mut splits = IndexMap::new();
+    for (name, _) in WORDS {
+        let belongs = |file: &str| if any { split(file) == Some(*name) } else { *name == "train" };
+        let own: Vec<String> = data.iter().filter(|file| belongs(file)).map(|file| (*file).clone()).collect();
+        if !own.is_empty() {
+            splits.insert(*name, own);
+        }
+    }
+    splits
+}
+
+fn is_data(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file).to_lowercase();
+    let hidden = file.split('/').any(|part| part.starts_with(['.', '_']));
+    !hidden && !NOT_DATA.contains(&name.as_str()) && Format::is_data(Path::new(file))
+}
