@@ -6,3 +6,4 @@ pub mod error;
 pub mod head;
 pub mod report;
 pub mod tensor;
+pub mod tokenizer;
