@@ -496,3 +496,59 @@ proptest! {
         }
     }
 }
+
+/// The examples of the script functions, which each must run by themselves.
+#[test]
+fn the_examples_of_the_script_functions_run() {
+    let session = retune::api::session::Session::new(retune::api::session::SessionSettings {
+        places: Places::default(),
+        device: candle_core::Device::Cpu,
+        reporter: retune::report::Reporter::capture(),
+        arguments: BTreeMap::new(),
+        seed: None,
+        tasks: std::sync::Arc::new(|_| panic!("no tasks here")),
+        recipe: "recipe.rhai".into(),
+    });
+    let mut engine = rhai::Engine::new();
+    engine.set_default_tag(rhai::Dynamic::from(session));
+    retune::api::tokenizer::register(&mut engine);
+    engine.register_fn("expect", |condition: bool, message: &str| -> Result<(), Box<rhai::EvalAltResult>> {
+        if condition { Ok(()) } else { Err(message.into()) }
+    });
+    let source = include_str!("../src/api/tokenizer.rs");
+    let examples: Vec<String> =
+        source.split("```rhai\n").skip(1).map(|rest| rest.split("```").next().unwrap().replace("///", "")).collect();
+    assert!(examples.len() >= 10, "{}", examples.len());
+    for example in examples {
+        engine.run(&example).unwrap_or_else(|error| panic!("{error}\n{example}"));
+    }
+    let check = |script: &str, expected: &str| {
+        let script = format!("let t = AutoTokenizer::from_pretrained(\"std/minilm-tiny\"); {script}");
+        let error = engine.run(&script).unwrap_err();
+        assert!(!error.position().is_none(), "{error:?} {script}");
+        let rhai::EvalAltResult::ErrorRuntime(error, _) = error.unwrap_inner() else { panic!("{script}") };
+        let error = error.clone().cast::<retune::error::Error>();
+        let text = format!("{error} / {}", error.hint_text().unwrap_or_default());
+        assert!(text.contains(expected), "{text}");
+    };
+    check(
+        "t.encode(\"x\", #{ max_lenght: 3 })",
+        "unknown option `max_lenght` for `encode` / did you mean `max_length`?",
+    );
+    check("t.encode(7)", "the text of `encode` must be a string or an array of words, but is an integer");
+    check("t.encode([\"a\", 7])", "word 1 of the text of `encode` must be a string");
+    check("t.encode(\"x\", #{ padding: true })", "`padding` of `encode` is not supported / leave it out");
+    check("t.encode(\"x\", #{ truncation: \"longest\" })", "`truncation` of `encode` is \"longest\"");
+    check("t.decode([-1])", "a token id is -1");
+    check("AutoTokenizer::from_pretrained(\"std/minilm\")", "did you mean `std/minilm-tiny`?");
+    engine
+        .run(
+            "const T = BertTokenizerFast::from_pretrained(\"std/minilm-tiny\");
+             expect(T.cls_token_id == 2 && T.cls_token == \"[CLS]\" && T.bos_token_id == (), \"special tokens\");
+             expect(T.encode(\"a b\", #{ text_pair: \"c\" }).token_type_ids == [0, 0, 0, 0, 1, 1], \"pairs\");
+             expect(T.encode(\"a b\").offsets == [[0, 0], [0, 1], [2, 3], [0, 0]], \"offsets\");
+             let D = DistilBertTokenizer::from_pretrained(\"std/minilm-tiny\");
+             expect(D.encode(\"a\").to_map().keys() == [\"attention_mask\", \"input_ids\"], \"no type ids\");",
+        )
+        .unwrap();
+}

@@ -3,6 +3,8 @@
 //! Names, options and defaults are Hugging Face's. What encoding means is `crate::tokenizer`'s; this file turns
 //! script values into its arguments and its results into script values.
 
+#![expect(unreachable_pub, reason = "Rhai's `export_module` takes `pub` functions alone")]
+
 use rhai::plugin::*;
 use rhai::{Array, FuncRegistration, Map, Module};
 
@@ -11,7 +13,7 @@ use crate::api::session::Session;
 use crate::data::files::Folder;
 use crate::data::hub::{Hub, open_tokenizer};
 use crate::error::{Result, What};
-use crate::head::script::convert::{ScriptResult, raise, type_name};
+use crate::head::script::convert::{ScriptResult, raise, raise_at, type_name};
 use crate::tokenizer::{
     EncodeOptions, Encoding, Input, Kind, SpecialToken, Tokenizer, TokenizerOptions, Truncation, TruncationStrategy,
 };
@@ -70,13 +72,13 @@ fn family(class: &'static str, kind: Kind) -> Module {
         .with_params_info(["name: &str", "options: Map", "Tokenizer"])
         .with_comments([summary.as_str()])
         .set_into_module(&mut module, move |context: NativeCallContext, name: &str, options: Map| {
-            load(&context, class, name, options, Some(kind)).map_err(raise)
+            load(&context, class, name, options, Some(kind)).map_err(raise_at(&context))
         });
     FuncRegistration::new("from_pretrained")
         .with_params_info(["name: &str", "Tokenizer"])
         .with_comments([summary.as_str()])
         .set_into_module(&mut module, move |context: NativeCallContext, name: &str| {
-            load(&context, class, name, Map::new(), Some(kind)).map_err(raise)
+            load(&context, class, name, Map::new(), Some(kind)).map_err(raise_at(&context))
         });
     module
 }
@@ -121,7 +123,7 @@ mod auto_tokenizer {
     /// ```
     #[rhai_fn(name = "from_pretrained", return_raw)]
     pub fn from_pretrained_with(context: NativeCallContext, name: &str, options: Map) -> ScriptResult<Tokenizer> {
-        load(&context, "AutoTokenizer", name, options, None).map_err(raise)
+        load(&context, "AutoTokenizer", name, options, None).map_err(raise_at(&context))
     }
 
     /// Loads a tokenizer by name: a local directory, `"std/..."`, or a hub repository.
@@ -133,7 +135,7 @@ mod auto_tokenizer {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn from_pretrained(context: NativeCallContext, name: &str) -> ScriptResult<Tokenizer> {
-        load(&context, "AutoTokenizer", name, Map::new(), None).map_err(raise)
+        load(&context, "AutoTokenizer", name, Map::new(), None).map_err(raise_at(&context))
     }
 }
 

@@ -197,6 +197,10 @@ impl Tokenizer {
         truncation: &Truncation,
         add_special_tokens: bool,
     ) -> Result<(Raw, Option<Raw>)> {
+        if truncation.strategy == TruncationStrategy::OnlySecond && second.is_none() {
+            let problem = "`truncation: \"only_second\"` needs a second sequence";
+            return Err(Error::new(What::Conflict(problem.into())).hint("pass `text_pair`, or use `truncation: true`"));
+        }
         let n_special = if add_special_tokens { self.n_special_tokens(second.is_some()) } else { 0 };
         let refuse = |name: &str, value: usize, allowed: String| {
             Error::new(What::OutOfRange { name: format!("`{name}`"), value: value.to_string(), allowed })
@@ -222,11 +226,7 @@ impl Tokenizer {
         });
         match outcome {
             Ok(Ok(pair)) => Ok(pair),
-            Ok(Err(TruncationError::SecondSequenceNotProvided)) => {
-                let problem = "`truncation: \"only_second\"` needs a second sequence";
-                Err(Error::new(What::Conflict(problem.into())).hint("pass `text_pair`, or use `truncation: true`"))
-            }
-            Ok(Err(TruncationError::SequenceTooShort)) => {
+            Ok(Err(_)) => {
                 let other = if truncation.strategy == TruncationStrategy::OnlyFirst { "second" } else { "first" };
                 let problem = format!("the {other} sequence alone fills `max_length` {}", truncation.max_length);
                 Err(Error::new(What::BadData(problem))

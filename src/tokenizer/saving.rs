@@ -32,8 +32,10 @@ pub(super) fn files(parts: &Parts) -> Result<Vec<(String, Vec<u8>)>> {
     let failed = |problem: String| Error::new(What::Internal(format!("the tokenizer cannot be written: {problem}")));
     let tokenizer = parts.inner.to_string(true).map_err(|error| failed(error.to_string()))?;
     let mut config = serde_json::to_string_pretty(&config(parts)).map_err(|error| failed(error.to_string()))?;
-    // Python writes int(1e30) digit by digit, and reads a float here as one.
-    config = config.replace("\"model_max_length\": 1e30", "\"model_max_length\": 1000000000000000019884624838656");
+    // Python writes int(1e30) digit by digit, and would read it back from any other form as a float.
+    let float = Json::from(NO_LENGTH).to_string();
+    let digits = "1000000000000000019884624838656";
+    config = config.replace(&format!("\"model_max_length\": {float}"), &format!("\"model_max_length\": {digits}"));
     config.push('\n');
     Ok(vec![("tokenizer.json".into(), tokenizer.into_bytes()), ("tokenizer_config.json".into(), config.into_bytes())])
 }
