@@ -5,3 +5,4 @@
 
 pub mod options;
 pub mod session;
+pub mod tokenizer;

@@ -5,9 +5,11 @@
 mod clean;
 pub mod csv;
 mod dataset;
+mod download;
 pub mod embedded;
 pub mod files;
 pub mod format;
+pub mod hub;
 pub mod json;
 pub mod jsonl;
 pub mod load;
