@@ -30,6 +30,8 @@ pub struct Backbone {
 /// How a backbone is loaded.
 #[derive(Clone, Debug)]
 pub struct LoadSettings {
+    /// Who is asking, for messages: `` `AutoModelForSequenceClassification::from_pretrained` ``.
+    pub caller: String,
     /// Keys that replace those of config.json.
     pub overrides: Vec<(String, Value)>,
     /// Whether weights of another shape are replaced by new ones instead of refused.
@@ -51,9 +53,10 @@ impl Backbone {
             Error::new(What::NotFound { kind: "file", name: path.display().to_string() })
                 .hint("a model directory holds config.json, model.safetensors and the tokenizer's files")
         })?;
-        let config = ModelConfig::parse(&text, &path)?;
+        let mut config = ModelConfig::parse(&text, &path)?;
         let in_config = |error: Error| error.at(Place::file(&path));
         let family = family::of(&config).map_err(in_config)?;
+        config.apply(&settings.overrides, &(family.config_defaults)(), &settings.caller)?;
         let weights = Weights::open(folder, family)?;
         let backbone = Self::build(config, weights, settings).map_err(in_config)?;
         backbone.refuse_incomplete(&folder.join(""))?;
@@ -66,15 +69,14 @@ impl Backbone {
     /// An unsupported family, or sizes that are missing or do not fit.
     pub fn from_config(config: ModelConfig, settings: &LoadSettings) -> Result<Self> {
         let family = family::of(&config)?;
-        let mut full = (family.config_defaults)();
-        full.extend(config.map().clone());
-        Self::build(ModelConfig::from_map(full), Weights::none(), settings)
+        let mut full = ModelConfig::from_map((family.config_defaults)());
+        let given: Vec<_> = config.map().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        full.apply(&given, &(family.config_defaults)(), &settings.caller)?;
+        full.apply(&settings.overrides, &(family.config_defaults)(), &settings.caller)?;
+        Self::build(full, Weights::none(), settings)
     }
 
-    fn build(mut config: ModelConfig, weights: Weights, settings: &LoadSettings) -> Result<Self> {
-        for (key, value) in &settings.overrides {
-            config.set(key, value.clone());
-        }
+    fn build(config: ModelConfig, weights: Weights, settings: &LoadSettings) -> Result<Self> {
         let family = family::of(&config)?;
         let encoder_config = (family.encoder_config)(&config)?;
         let stored_type = weights.stored_type();

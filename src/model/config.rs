@@ -85,6 +85,63 @@ impl ModelConfig {
         self.map.insert(key.to_string(), value.into());
     }
 
+    /// Replaces keys by what the caller of `of` gave. `num_labels`, `id2label` and `label2id` are kept consistent, as
+    /// Hugging Face does: another number of labels makes their names the default ones.
+    ///
+    /// # Errors
+    /// A key that neither the configuration nor its family (`known`) has, and label names that do not fit.
+    pub fn apply(&mut self, overrides: &[(String, Value)], known: &Map<String, Value>, of: &str) -> Result<()> {
+        const LABELS: [&str; 4] = ["num_labels", "id2label", "label2id", "problem_type"];
+        for (key, value) in overrides {
+            let is_known = LABELS.contains(&key.as_str()) || known.contains_key(key) || self.map.contains_key(key);
+            if !is_known {
+                let error = Error::new(What::UnknownOption { key: key.clone(), of: of.to_string() });
+                let options = ["revision", "ignore_mismatched_sizes"];
+                let all = LABELS.into_iter().chain(options).chain(known.keys().chain(self.map.keys()).map(String::as_str));
+                return Err(match crate::error::nearest(key, all) {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error.hint("it takes `num_labels`, `id2label`, `problem_type`, and any key of config.json"),
+                });
+            }
+        }
+        let find = |key: &str| overrides.iter().find(|(name, _)| name == key).map(|(_, value)| value);
+        for (key, value) in overrides {
+            if !LABELS[..3].contains(&key.as_str()) {
+                self.set(key, value.clone());
+            }
+        }
+        self.problem_type()?;
+        let names = match (find("id2label"), find("label2id")) {
+            (Some(value), _) => Some(names_by_id(value)?),
+            (None, Some(value)) => Some(names_of_ids(value)?),
+            (None, None) => None,
+        };
+        let count = match find("num_labels") {
+            None => None,
+            Some(value) => match value.as_u64() {
+                Some(count) if count >= 1 => Some(count as usize),
+                _ => {
+                    let allowed = "a whole number of at least 1".into();
+                    return Err(What::OutOfRange { name: "`num_labels`".into(), value: value.to_string(), allowed }.into());
+                }
+            },
+        };
+        match (names, count) {
+            (Some(names), Some(count)) if names.len() != count => {
+                let problem = format!("`num_labels` is {count}, but {} label names are given", names.len());
+                return Err(What::Conflict(problem).into());
+            }
+            (Some(names), _) => self.set_labels(&names),
+            (None, Some(count)) if count != self.num_labels()? => {
+                self.map.remove("id2label");
+                self.map.remove("label2id");
+                self.set("num_labels", count);
+            }
+            (None, _) => {}
+        }
+        Ok(())
+    }
+
     /// A whole number of at least `least`.
     ///
     /// # Errors
@@ -234,6 +291,35 @@ impl ModelConfig {
         What::WrongType { name: format!("`{key}` of config.json"), wanted: wanted.into(), got: value.to_string() }
             .into()
     }
+}
+
+/// Label names of `id2label`: an object from ids to names, or an array of names.
+fn names_by_id(value: &Value) -> Result<Vec<String>> {
+    if let Some(list) = value.as_array() {
+        let names = list.iter().map(|name| name.as_str().map(str::to_string)).collect::<Option<Vec<_>>>();
+        return names.filter(|names| !names.is_empty()).ok_or_else(|| unusable("id2label", value));
+    }
+    let config = ModelConfig { map: Map::from_iter([("id2label".to_string(), value.clone())]) };
+    config.id2label()?.filter(|names| !names.is_empty()).ok_or_else(|| unusable("id2label", value))
+}
+
+/// Label names of `label2id`: an object from names to the ids 0, 1, ...
+fn names_of_ids(value: &Value) -> Result<Vec<String>> {
+    let map = value.as_object().ok_or_else(|| unusable("label2id", value))?;
+    let mut names = vec![None; map.len()];
+    for (name, id) in map {
+        match id.as_u64().and_then(|id| names.get_mut(id as usize)) {
+            Some(slot @ None) => *slot = Some(name.clone()),
+            _ => return Err(unusable("label2id", value)),
+        }
+    }
+    let names: Vec<String> = names.into_iter().flatten().collect();
+    if names.is_empty() { Err(unusable("label2id", value)) } else { Ok(names) }
+}
+
+fn unusable(key: &str, value: &Value) -> Error {
+    let wanted = if key == "id2label" { "from the ids 0, 1, ... to names" } else { "from names to the ids 0, 1, ..." };
+    What::WrongType { name: format!("`{key}`"), wanted: format!("a map {wanted}"), got: value.to_string() }.into()
 }
 
 /// Hugging Face's names for labels without names.

@@ -78,6 +78,8 @@ pub fn config_map(config: &ModelConfig) -> Result<Dynamic> {
 
 fn named<const N: usize>(parts: [(&str, Dynamic); N]) -> Dynamic {
     Dynamic::from_map(parts.into_iter().map(|(key, value)| (key.into(), value)).collect())
+}
+
 /// As [`raise`], for functions of a namespace (`AutoTokenizer::from_pretrained`): Rhai 1.27 fills in the position of
 /// plain and method calls alone, so that of a qualified call is taken from its context.
 pub fn raise_at(context: &NativeCallContext) -> impl Fn(Error) -> Box<EvalAltResult> + use<> {

@@ -1,0 +1,310 @@
+//! Models: `AutoModelFor...`, `BertFor...`, and what a script can ask of one.
+//!
+//! The classes differ in the task they put on the encoder; all heads are task scripts. Names and options are Hugging Face's.
+
+use rhai::plugin::*;
+use rhai::{Array, FuncRegistration, Map, Module};
+
+use crate::api::options::Options;
+use crate::api::session::Session;
+use crate::batch::Batch;
+use crate::data::hub::{Hub, open_model};
+use crate::error::{Error, Result, What};
+use crate::head::script::convert::{ScriptResult, config_map, from_dynamic, raise, raise_at};
+use crate::head::script::output_to_dynamic;
+use crate::head::{Model, ModelSettings};
+use crate::model::backbone::LoadSettings;
+use crate::model::{ModelConfig, family};
+
+/// What follows `AutoModel` or a family's name, and the task behind it.
+const CLASSES: [(&str, &str); 5] = [
+    ("ForSequenceClassification", "std/tasks/sentiment"),
+    ("ForTokenClassification", "std/tasks/ner"),
+    ("ForQuestionAnswering", "std/tasks/qa"),
+    ("ForCausalLM", "std/tasks/causal_lm"),
+    ("ForMaskedLM", "std/tasks/masked_lm"),
+];
+
+/// The task behind the class of that suffix, for example of `ForTokenClassification`.
+pub fn task_of(suffix: &str) -> Option<&'static str> {
+    CLASSES.iter().find(|(known, _)| *known == suffix).map(|(_, task)| *task)
+}
+
+/// Which class is asked for.
+#[derive(Clone)]
+struct Class {
+    name: String,
+    /// The family that the class is bound to.
+    model_type: Option<&'static str>,
+    suffix: &'static str,
+    task: String,
+}
+
+/// Makes the namespaces and the type known to an engine.
+pub fn register(engine: &mut rhai::Engine) {
+    engine.register_type_with_name::<Model>("Model");
+    engine.register_global_module(exported_module!(model_functions).into());
+    for (suffix, task) in CLASSES {
+        let auto = Class { name: format!("AutoModel{suffix}"), model_type: None, suffix, task: task.into() };
+        engine.register_static_module(auto.name.clone(), namespace(&auto).into());
+        for family in family::all() {
+            let name = format!("{}{suffix}", family.class_prefix);
+            let class = Class { name, model_type: Some(family.model_type), ..auto.clone() };
+            engine.register_static_module(class.name.clone(), namespace(&class).into());
+        }
+    }
+    engine.register_static_module("AutoModelForTask", task_namespace().into());
+}
+
+/// The functions of one class.
+fn namespace(class: &Class) -> Module {
+    let mut module = Module::new();
+    let example = match class.suffix {
+        "ForCausalLM" => format!("let class = \"{}\";\nexpect(class.contains(\"CausalLM\"), \"causal models come with a later version\");", class.name),
+        "ForMaskedLM" => {
+            // The embedded model has no such head, so its last layers are new.
+            format!("let model = {}::from_pretrained(\"std/minilm-tiny\");\nexpect(model.num_parameters() > 8000000, \"the encoder and the head\");", class.name)
+        }
+        _ => format!("let model = {}::from_pretrained(\"std/minilm-tiny\", #{{ num_labels: 3 }});\nexpect(model.num_parameters() > 8000000, \"the encoder and the head\");", class.name),
+    };
+    let pretrained = comments(
+        "Loads a pretrained model by directory, `std/...` or hub name, and puts the class's head on it.",
+        "Options: `num_labels`, `id2label`, `label2id`, `problem_type`, `revision`, `ignore_mismatched_sizes`, and any key of config.json.",
+        &example,
+    );
+    let loader = class.clone();
+    FuncRegistration::new("from_pretrained")
+        .with_params_info(["name: &str", "options: Map", "Model"])
+        .with_comments(pretrained.clone())
+        .set_into_module(&mut module, move |context: NativeCallContext, name: &str, options: Map| {
+            load(&context, &loader, name, options).map_err(raise_at(&context))
+        });
+    let loader = class.clone();
+    FuncRegistration::new("from_pretrained")
+        .with_params_info(["name: &str", "Model"])
+        .with_comments(pretrained)
+        .set_into_module(&mut module, move |context: NativeCallContext, name: &str| {
+            load(&context, &loader, name, Map::new()).map_err(raise_at(&context))
+        });
+    let sizes = "model_type: \"bert\", hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, vocab_size: 50";
+    let example = match class.suffix {
+        "ForCausalLM" => example,
+        _ => format!("let model = {}::from_config(#{{ {sizes} }});\nexpect(model.config.hidden_size == 16, \"the sizes that were given\");", class.name),
+    };
+    let maker = class.clone();
+    FuncRegistration::new("from_config")
+        .with_params_info(["config: Map", "Model"])
+        .with_comments(comments(
+            "Makes a model with new weights from the keys of a config.json.",
+            "Keys that are not given have the family's defaults.",
+            &example,
+        ))
+        .set_into_module(&mut module, move |context: NativeCallContext, config: Map| {
+            make(&context, &maker, config).map_err(raise_at(&context))
+        });
+    module
+}
+
+/// `AutoModelForTask`: any task by name.
+fn task_namespace() -> Module {
+    let mut module = Module::new();
+    let example = "let model = AutoModelForTask::from_pretrained(\"std/minilm-tiny\", \"std/tasks/ner\", #{ num_labels: 9 });\nexpect(model.parameter_names().contains(\"classifier.weight\"), \"the task's own layer\");";
+    let text = comments(
+        "Loads a pretrained model and puts a task's head on it: `std/tasks/NAME`, or the path of a `.rhai` file.",
+        "Options as `AutoModelForSequenceClassification::from_pretrained` has them.",
+        example,
+    );
+    FuncRegistration::new("from_pretrained")
+        .with_params_info(["name: &str", "task: &str", "options: Map", "Model"])
+        .with_comments(text.clone())
+        .set_into_module(&mut module, |context: NativeCallContext, name: &str, task: &str, options: Map| {
+            load(&context, &for_task(task), name, options).map_err(raise_at(&context))
+        });
+    FuncRegistration::new("from_pretrained")
+        .with_params_info(["name: &str", "task: &str", "Model"])
+        .with_comments(text)
+        .set_into_module(&mut module, |context: NativeCallContext, name: &str, task: &str| {
+            load(&context, &for_task(task), name, Map::new()).map_err(raise_at(&context))
+        });
+    module
+}
+
+fn for_task(task: &str) -> Class {
+    let suffix = CLASSES.iter().find(|(_, known)| *known == task).map_or("ForTask", |(suffix, _)| *suffix);
+    Class { name: "AutoModelForTask".into(), model_type: None, suffix, task: task.to_string() }
+}
+
+fn comments(summary: &str, details: &str, example: &str) -> Vec<String> {
+    let text = format!("{summary}\n\n{details}\n\n```rhai\n{example}\n```");
+    text.lines().map(|line| if line.is_empty() { "///".to_string() } else { format!("/// {line}") }).collect()
+}
+
+fn settings(context: &NativeCallContext, class: &Class, name: &str, overrides: Vec<(String, serde_json::Value)>, ignore: bool, function: &str) -> Result<ModelSettings> {
+    let session = Session::of(context);
+    if class.suffix == "ForCausalLM" {
+        return Err(Error::new(What::Unsupported(format!("`{}`", class.name)))
+            .hint("causal language models come with GPT-2, in a later version"));
+    }
+    Ok(ModelSettings {
+        name: name.to_string(),
+        suffix: class.suffix.to_string(),
+        task: session.task(&class.task)?,
+        load: LoadSettings {
+            caller: format!("`{}::{function}`", class.name),
+            overrides,
+            ignore_mismatched_sizes: ignore,
+            seed: session.seed(),
+            device: session.device().clone(),
+        },
+    })
+}
+
+fn load(context: &NativeCallContext, class: &Class, name: &str, options: Map) -> Result<Model> {
+    let session = Session::of(context);
+    let mut options = Options::new(format!("`{}::from_pretrained`", class.name), options);
+    let revision = options.string("revision")?;
+    let ignore = options.bool("ignore_mismatched_sizes")?.unwrap_or(false);
+    let overrides = options.rest()?.into_iter().map(|(key, value)| (key, value.to_json())).collect();
+    let settings = settings(context, class, name, overrides, ignore, "from_pretrained")?;
+    let folder = open_model(session.places(), &Hub::from_env(), name, revision.as_deref())?;
+    let model = Model::from_pretrained(&folder, settings)?;
+    check_family(class, &model)?;
+    session.reporter().loading(&(model.load_report().into()));
+    Ok(model)
+}
+
+fn make(context: &NativeCallContext, class: &Class, config: Map) -> Result<Model> {
+    let mut map = serde_json::Map::new();
+    if let Some(model_type) = class.model_type {
+        map.insert("model_type".into(), model_type.into());
+    }
+    for (key, value) in config {
+        map.insert(key.to_string(), from_dynamic(&value)?.to_json());
+    }
+    let settings = settings(context, class, "from_config", Vec::new(), false, "from_config")?;
+    let model = Model::from_config(ModelConfig::from_map(map), settings)?;
+    check_family(class, &model)?;
+    Ok(model)
+}
+
+fn check_family(class: &Class, model: &Model) -> Result<()> {
+    match class.model_type {
+        Some(wanted) if wanted != model.family().model_type => {
+            let problem = format!("`{}` is a `{}` model, not a `{wanted}` one", model.name(), model.family().model_type);
+            Err(Error::new(What::Conflict(problem)).hint(format!("use `AutoModel{}`", class.suffix)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a script can ask of a model.
+#[export_module]
+mod model_functions {
+    /// The configuration: the keys of config.json, and `num_labels`, `label_names` and what the family says of its heads.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// expect(model.config.hidden_size == 384, "as config.json says");
+    /// ```
+    #[rhai_fn(get = "config", pure, return_raw)]
+    pub fn config(model: &mut Model) -> ScriptResult<Dynamic> {
+        config_map(&model.config()).map_err(raise)
+    }
+
+    /// How many numbers the model has in all.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// print(model.num_parameters());
+    /// expect(model.num_parameters() > 8000000, "8.6 million");
+    /// ```
+    #[rhai_fn(pure)]
+    pub fn num_parameters(model: &mut Model) -> i64 {
+        model.parameters().count() as i64
+    }
+
+    /// The names of all parameters, as Hugging Face has them.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// expect(model.parameter_names().contains("classifier.weight"), "the head's");
+    /// ```
+    #[rhai_fn(pure)]
+    pub fn parameter_names(model: &mut Model) -> Array {
+        model.parameters().all().iter().map(|parameter| Dynamic::from(parameter.name().to_string())).collect()
+    }
+
+    /// The names of the parameters that training changes.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// model.freeze("bert.*");
+    /// expect(model.trainable_parameter_names() == ["classifier.weight", "classifier.bias"], "the last layer alone");
+    /// ```
+    #[rhai_fn(pure)]
+    pub fn trainable_parameter_names(model: &mut Model) -> Array {
+        let all = model.parameters().all();
+        all.iter().filter(|p| p.is_trainable()).map(|p| Dynamic::from(p.name().to_string())).collect()
+    }
+
+    /// Keeps the parameters whose names match the pattern (`*` matches any characters) as they are during training. Gives their number.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// expect(model.freeze("bert.embeddings.*") == 5, "three tables and a layer norm");
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn freeze(model: &mut Model, pattern: &str) -> ScriptResult<i64> {
+        model.parameters().set_trainable(pattern, false).map(|count| count as i64).map_err(raise)
+    }
+
+    /// Lets training change the parameters whose names match the pattern again. Gives their number.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// model.freeze("*");
+    /// expect(model.unfreeze("classifier.*") == 2, "weight and bias");
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn unfreeze(model: &mut Model, pattern: &str) -> ScriptResult<i64> {
+        model.parameters().set_trainable(pattern, true).map(|count| count as i64).map_err(raise)
+    }
+
+    /// The head's output for a batch: a tensor, or a map of tensors. Tokens of all rows stand one after the other, without padding.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// let logits = model.forward(Batch::of([#{ input_ids: [2, 100, 3] }, #{ input_ids: [2, 100, 200, 3] }]));
+    /// expect(logits.shape == [2, 2], "two rows, two labels");
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn forward(model: &mut Model, batch: Batch) -> ScriptResult<Dynamic> {
+        model.forward(&batch).map(|output| output_to_dynamic(&output)).map_err(raise)
+    }
+
+    /// Writes config.json and model.safetensors in Hugging Face's layout.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// model.save_pretrained("saved");
+    /// let again = AutoModelForSequenceClassification::from_pretrained("saved");
+    /// expect(again.num_parameters() == model.num_parameters(), "the same model");
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn save_pretrained(context: NativeCallContext, model: &mut Model, folder: &str) -> ScriptResult<()> {
+        model.save_pretrained(std::path::Path::new(folder)).map_err(raise)?;
+        Session::of(&context).reporter().saved(std::path::Path::new(folder));
+        Ok(())
+    }
+
+    /// The model's class and size.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// expect(model.to_string().contains("BertForSequenceClassification"), "the class");
+    /// ```
+    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
+    pub fn to_string(model: &mut Model) -> String {
+        format!("{}({} parameters)", model.architecture(), model.parameters().count())
+    }
+}
