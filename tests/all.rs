@@ -1,1 +1,6 @@
 //! All integration tests, in one binary so that candle links once.
+
+mod arguments;
+mod optimizer;
+mod samplers;
+mod schedules;
