@@ -1,5 +1,7 @@
 //! All integration tests, in one binary so that candle links once.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod arguments;
 mod optimizer;
 mod samplers;

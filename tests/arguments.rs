@@ -37,7 +37,7 @@ fn defaults_are_those_of_transformers() {
         "save_total_limit": null, "load_best_model_at_end": false, "metric_for_best_model": null,
         "greater_is_better": null, "seed": 42, "data_seed": null, "use_cpu": false, "dataloader_drop_last": false,
         "dataloader_num_workers": 0, "label_names": null, "train_sampling_strategy": "random",
-        "resume_from_checkpoint": null, "deepspeed": null, "push_to_hub": false,
+        "resume_from_checkpoint": null, "deepspeed": null, "push_to_hub": false
     }"#;
     for (key, expected) in pairs(serde_json::from_str(expected).unwrap()) {
         check(&key, expected.to_json());

@@ -3,10 +3,7 @@
 //! An options map flows in, a handle flows out that the `Trainer` takes and whose values a script can read. What the
 //! arguments mean is left to `train::arguments`.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "the macro that exports a namespace unwraps arguments that the engine has checked"
-)]
+#![expect(clippy::unwrap_used, reason = "the exporting macro unwraps arguments that the engine has checked")]
 
 use std::sync::Arc;
 
@@ -48,6 +45,7 @@ impl TrainingArguments {
         }
         if session.seed_is_forced() {
             args.seed = session.seed();
+            args.data_seed = None;
         }
         Ok(TrainingArguments(Arc::new(args)))
     }
