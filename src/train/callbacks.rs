@@ -191,7 +191,7 @@ impl Callback for DefaultFlowCallback {
 
 fn after_step(args: &TrainingArguments, state: &TrainerState, control: &mut TrainerControl) {
     let step = state.global_step;
-    let due = |interval: usize| interval > 0 && step % interval == 0;
+    let due = |interval: usize| interval > 0 && step.is_multiple_of(interval);
     if step == 1 && args.logging_first_step {
         control.should_log = true;
     }

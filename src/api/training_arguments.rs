@@ -1,0 +1,177 @@
+//! `TrainingArguments(#{ ... })` and `EarlyStoppingCallback(#{ ... })` for scripts.
+//!
+//! An options map flows in, a handle flows out that the `Trainer` takes and whose values a script can read. What the
+//! arguments mean is left to `train::arguments`.
+
+#![expect(clippy::unwrap_used, reason = "the exporting macro unwraps arguments that the engine has checked")]
+
+use std::sync::Arc;
+
+use rhai::plugin::*;
+use rhai::{Dynamic, Engine, ImmutableString, Map, NativeCallContext};
+
+use crate::api::options::Options;
+use crate::api::session::Session;
+use crate::error::{Result, What};
+use crate::head::script::convert::{ScriptResult, raise, to_dynamic};
+use crate::train;
+
+/// Training arguments as a script holds them.
+#[derive(Clone, Debug)]
+pub struct TrainingArguments(pub Arc<train::TrainingArguments>);
+
+/// Early stopping as a script holds it: settings, from which a trainer makes a callback of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EarlyStopping {
+    /// Evaluations without an improvement before training stops.
+    pub patience: u64,
+    /// What counts as an improvement.
+    pub threshold: f64,
+}
+
+impl EarlyStopping {
+    /// The callback, with nothing counted yet.
+    pub fn callback(&self) -> train::callbacks::EarlyStoppingCallback {
+        train::callbacks::EarlyStoppingCallback::new(self.patience, self.threshold)
+    }
+}
+
+impl TrainingArguments {
+    fn read(session: &Session, options: Map) -> Result<Self> {
+        let pairs = Options::new("`TrainingArguments`", options).rest()?;
+        let (mut args, notes) = train::TrainingArguments::from_pairs(pairs)?;
+        for note in notes {
+            session.reporter().note(&note);
+        }
+        if session.seed_is_forced() {
+            args.seed = session.seed();
+            args.data_seed = None;
+        }
+        Ok(TrainingArguments(Arc::new(args)))
+    }
+
+    fn property(&self, name: &str) -> Result<Dynamic> {
+        self.0.get(name).map(|value| to_dynamic(&value)).ok_or_else(|| train::TrainingArguments::unknown(name))
+    }
+}
+
+impl EarlyStopping {
+    fn read(options: Map) -> Result<Self> {
+        let mut options = Options::new("`EarlyStoppingCallback`", options);
+        let patience = options.count("early_stopping_patience", 1)?.unwrap_or(1);
+        let threshold = options.float("early_stopping_threshold")?.unwrap_or(0.0);
+        options.finish()?;
+        if threshold >= 0.0 && threshold.is_finite() {
+            return Ok(EarlyStopping { patience: patience as u64, threshold });
+        }
+        Err(What::OutOfRange {
+            name: "`early_stopping_threshold` of `EarlyStoppingCallback`".into(),
+            value: threshold.to_string(),
+            allowed: "at least 0".into(),
+        }
+        .into())
+    }
+}
+
+#[export_module]
+mod training_arguments {
+    /// How to train, with Hugging Face's names and defaults.
+    ///
+    /// Every argument either works, is accepted with a note because it changes nothing here, or is refused with the
+    /// reason. Values are read as properties. `--seed` on the command line wins over `seed`.
+    ///
+    /// ```rhai
+    /// let args = TrainingArguments(#{
+    ///     output_dir: "out",
+    ///     learning_rate: 2e-5,
+    ///     num_train_epochs: 2,
+    ///     eval_strategy: "epoch",
+    /// });
+    /// expect(args.learning_rate == 2e-5, "the rate that was given");
+    /// expect(args.per_device_train_batch_size == 8, "the default");
+    /// ```
+    #[rhai_fn(name = "TrainingArguments", return_raw)]
+    pub fn with_options(context: NativeCallContext, options: Map) -> ScriptResult<TrainingArguments> {
+        TrainingArguments::read(&Session::of(&context), options).map_err(raise)
+    }
+
+    /// How to train, with all defaults; checkpoints go to `trainer_output`.
+    ///
+    /// ```rhai
+    /// expect(TrainingArguments().num_train_epochs == 3.0, "three epochs");
+    /// ```
+    #[rhai_fn(name = "TrainingArguments", return_raw)]
+    pub fn with_defaults(context: NativeCallContext) -> ScriptResult<TrainingArguments> {
+        TrainingArguments::read(&Session::of(&context), Map::new()).map_err(raise)
+    }
+
+    /// The value of an argument by name: `args.learning_rate` or `args["learning_rate"]`.
+    ///
+    /// An argument that nobody gave and that has no default is `()`.
+    ///
+    /// ```rhai
+    /// let args = TrainingArguments(#{ weight_decay: 0.01 });
+    /// expect(args["weight_decay"] == 0.01, "by name");
+    /// expect(args.save_total_limit == (), "all checkpoints are kept");
+    /// ```
+    #[rhai_fn(index_get, pure, return_raw)]
+    pub fn value_of(args: &mut TrainingArguments, name: ImmutableString) -> ScriptResult<Dynamic> {
+        args.property(&name).map_err(raise)
+    }
+
+    /// The arguments as text, one `name=value` a line, in the order of their names.
+    ///
+    /// ```rhai
+    /// expect(TrainingArguments().to_string().contains("seed=42"), "names and values");
+    /// ```
+    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
+    pub fn arguments_to_string(args: &mut TrainingArguments) -> String {
+        let mut lines: Vec<String> =
+            args.0.to_json().iter().map(|(name, value)| format!("  {name}={value},\n")).collect();
+        lines.sort();
+        format!("TrainingArguments(\n{})", lines.concat())
+    }
+
+    /// A callback that stops training when `metric_for_best_model` has not improved for a number of evaluations.
+    ///
+    /// `early_stopping_patience` (1) is that number, `early_stopping_threshold` (0.0) is what an improvement has to
+    /// exceed. It needs an `eval_strategy` and a `metric_for_best_model`, which `load_best_model_at_end` sets to "loss".
+    ///
+    /// ```rhai
+    /// let stop = EarlyStoppingCallback(#{ early_stopping_patience: 3 });
+    /// expect(stop.to_string().contains("early_stopping_patience=3"), "three evaluations");
+    /// ```
+    #[rhai_fn(name = "EarlyStoppingCallback", return_raw)]
+    pub fn early_stopping_with_options(options: Map) -> ScriptResult<EarlyStopping> {
+        EarlyStopping::read(options).map_err(raise)
+    }
+
+    /// A callback that stops training at the first evaluation that does not improve.
+    ///
+    /// ```rhai
+    /// let stop = EarlyStoppingCallback();
+    /// expect(stop.to_string().contains("early_stopping_patience=1"), "one evaluation");
+    /// ```
+    #[rhai_fn(name = "EarlyStoppingCallback", return_raw)]
+    pub fn early_stopping() -> ScriptResult<EarlyStopping> {
+        EarlyStopping::read(Map::new()).map_err(raise)
+    }
+
+    /// The callback as text, with its settings.
+    ///
+    /// ```rhai
+    /// expect(EarlyStoppingCallback().to_string().contains("early_stopping_threshold=0"), "any improvement counts");
+    /// ```
+    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
+    pub fn early_stopping_to_string(stop: &mut EarlyStopping) -> String {
+        let EarlyStopping { patience, threshold } = stop;
+        format!("EarlyStoppingCallback(early_stopping_patience={patience}, early_stopping_threshold={threshold})")
+    }
+}
+
+/// Registers the functions of this file.
+pub(crate) fn register(engine: &mut Engine) {
+    engine.register_type_with_name::<TrainingArguments>("TrainingArguments");
+    engine.register_type_with_name::<EarlyStopping>("EarlyStoppingCallback");
+    engine.register_global_module(exported_module!(training_arguments).into());
+}
