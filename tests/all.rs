@@ -2,3 +2,4 @@
 
 mod hub;
 mod tokenizer;
+mod tokenizer_crafted;
