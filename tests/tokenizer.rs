@@ -250,6 +250,15 @@ fn families_know_whether_they_use_token_type_ids() {
 }
 
 #[test]
+fn glued_words_are_told_of_once_and_only_where_they_happen() {
+    let glued = load("roberta");
+    assert!(glued.must_tell_of_glued_words());
+    assert!(!glued.clone().must_tell_of_glued_words());
+    assert!(!with_prefix_space("roberta").must_tell_of_glued_words());
+    assert!(!load("minilm-tiny").must_tell_of_glued_words());
+}
+
+#[test]
 fn truncation_that_cannot_be_done_is_an_error() {
     let tokenizer = load("minilm-tiny");
     let long = "good film ".repeat(30);

@@ -176,7 +176,7 @@ fn encode_value(session: &Session, tokenizer: &Tokenizer, text: &Dynamic, option
         return Err(error.hint("leave it out: batches are packed without padding, and the results are the same"));
     }
     options.finish()?;
-    if tokenizer.glues_split_words() && matches!(first, Side::Words(_)) {
+    if matches!(first, Side::Words(_)) && tokenizer.must_tell_of_glued_words() {
         session.reporter().warning(
             "this tokenizer was loaded without `add_prefix_space: true`: split words are encoded as if they were glued together",
         );
