@@ -3,6 +3,7 @@
 <<<<<<< HEAD
 mod hub;
 mod tokenizer;
+<<<<<<< HEAD
 =======
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,3 +12,6 @@ mod optimizer;
 mod samplers;
 mod schedules;
 >>>>>>> train
+=======
+mod tokenizer_crafted;
+>>>>>>> text

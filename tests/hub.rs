@@ -1,5 +1,7 @@
 //! The hub client against a tiny HTTP server on the loopback: good answers, refusals, broken transfers, no server.
 
+#![expect(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

@@ -3,8 +3,12 @@
 //! Each namespace is a Rhai plugin module whose doc comments are the reference: a description, then an example
 //! in a `rhai` code block that runs as a test.
 
+<<<<<<< HEAD
 #![expect(unreachable_pub, reason = "the macro that exports a namespace takes public functions alone")]
 
+=======
+pub mod encoding;
+>>>>>>> text
 pub mod options;
 pub mod session;
 <<<<<<< HEAD

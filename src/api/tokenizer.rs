@@ -1,13 +1,15 @@
-//! `AutoTokenizer`, its sisters for single families, and the objects they give: `Tokenizer` and `Encoding`.
+//! `AutoTokenizer`, its sisters for single families, and the `Tokenizer` they give.
 //!
 //! Names, options and defaults are Hugging Face's. What encoding means is `crate::tokenizer`'s; this file turns
 //! script values into its arguments and its results into script values.
 
 #![expect(unreachable_pub, reason = "Rhai's `export_module` takes `pub` functions alone")]
+#![expect(clippy::unwrap_used, reason = "in what `export_module` generates")]
 
 use rhai::plugin::*;
 use rhai::{Array, FuncRegistration, Map, Module};
 
+use crate::api::encoding::{self, ScriptEncoding, int_array, optional_int, texts};
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::data::files::Folder;
@@ -15,40 +17,14 @@ use crate::data::hub::{Hub, open_tokenizer};
 use crate::error::{Result, What};
 use crate::head::script::convert::{ScriptResult, raise, raise_at, type_name};
 use crate::tokenizer::{
-    EncodeOptions, Encoding, Input, Kind, SpecialToken, Tokenizer, TokenizerOptions, Truncation, TruncationStrategy,
+    EncodeOptions, Input, Kind, SpecialToken, Tokenizer, TokenizerOptions, Truncation, TruncationStrategy,
 };
-
-/// What `tokenizer.encode` gives to a script: the encoding, and the tokenizer that knows its tokens. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct ScriptEncoding {
-    /// The tokenizer that made it.
-    pub tokenizer: Tokenizer,
-    /// The numbers.
-    pub encoding: std::sync::Arc<Encoding>,
-}
-
-impl ScriptEncoding {
-    fn new(tokenizer: &Tokenizer, encoding: Encoding) -> Self {
-        ScriptEncoding { tokenizer: tokenizer.clone(), encoding: encoding.into() }
-    }
-
-    /// The columns that a model reads: `input_ids`, `attention_mask`, and `token_type_ids` where the family has them.
-    pub fn columns(&self) -> Vec<(&'static str, &[u32])> {
-        let mut columns = vec![("input_ids", &self.encoding.input_ids[..])];
-        if self.tokenizer.uses_token_type_ids() {
-            columns.push(("token_type_ids", &self.encoding.token_type_ids));
-        }
-        columns.push(("attention_mask", &self.encoding.attention_mask));
-        columns
-    }
-}
 
 /// Makes the namespaces and types known to an engine.
 pub fn register(engine: &mut rhai::Engine) {
     engine.register_type_with_name::<Tokenizer>("Tokenizer");
-    engine.register_type_with_name::<ScriptEncoding>("Encoding");
+    encoding::register(engine);
     engine.register_global_module(exported_module!(tokenizer_functions).into());
-    engine.register_global_module(exported_module!(encoding_functions).into());
     register_special_tokens(engine);
     engine.register_static_module("AutoTokenizer", exported_module!(auto_tokenizer).into());
     let families = [
@@ -200,7 +176,7 @@ fn encode_value(session: &Session, tokenizer: &Tokenizer, text: &Dynamic, option
         return Err(error.hint("leave it out: batches are packed without padding, and the results are the same"));
     }
     options.finish()?;
-    if tokenizer.glues_split_words() && matches!(first, Side::Words(_)) {
+    if matches!(first, Side::Words(_)) && tokenizer.must_tell_of_glued_words() {
         session.reporter().warning(
             "this tokenizer was loaded without `add_prefix_space: true`: split words are encoded as if they were glued together",
         );
@@ -259,18 +235,6 @@ fn ids_of(value: &Dynamic) -> Result<Vec<u32>> {
         Ok(ids) => ids.iter().map(id_of).collect(),
         Err(_) => Ok(vec![id_of(value)?]),
     }
-}
-
-fn optional_int(number: Option<impl Into<i64>>) -> Dynamic {
-    number.map_or(Dynamic::UNIT, |number| Dynamic::from(number.into()))
-}
-
-fn int_array(numbers: &[u32]) -> Array {
-    numbers.iter().map(|&number| Dynamic::from(i64::from(number))).collect()
-}
-
-fn texts(values: impl Iterator<Item = Option<String>>) -> Array {
-    values.map(|text| text.map_or(Dynamic::UNIT, Dynamic::from)).collect()
 }
 
 fn each_token(tokenizer: &Tokenizer, value: &Dynamic) -> Result<Dynamic> {
@@ -469,112 +433,4 @@ fn register_special_tokens(engine: &mut rhai::Engine) {
             });
     }
     engine.register_global_module(module.into());
-}
-
-/// Functions and properties of `Encoding`.
-#[export_module]
-mod encoding_functions {
-    /// The ids of the tokens.
-    #[rhai_fn(global, pure, get = "input_ids")]
-    pub fn input_ids(encoding: &mut ScriptEncoding) -> Array {
-        int_array(&encoding.encoding.input_ids)
-    }
-
-    /// 0 for the first sequence and 1 for the second, where the family tells them apart.
-    #[rhai_fn(global, pure, get = "token_type_ids")]
-    pub fn token_type_ids(encoding: &mut ScriptEncoding) -> Array {
-        int_array(&encoding.encoding.token_type_ids)
-    }
-
-    /// 1 for every token: nothing is padded.
-    #[rhai_fn(global, pure, get = "attention_mask")]
-    pub fn attention_mask(encoding: &mut ScriptEncoding) -> Array {
-        int_array(&encoding.encoding.attention_mask)
-    }
-
-    /// 1 for tokens that were added around the text, else 0.
-    #[rhai_fn(global, pure, get = "special_tokens_mask")]
-    pub fn special_tokens_mask(encoding: &mut ScriptEncoding) -> Array {
-        int_array(&encoding.encoding.special_tokens_mask)
-    }
-
-    /// Start and end of each token in the text, in characters; `[0, 0]` for special tokens.
-    #[rhai_fn(global, pure, get = "offsets")]
-    pub fn offsets(encoding: &mut ScriptEncoding) -> Array {
-        let pair = |&(start, end): &(usize, usize)| {
-            Dynamic::from_array(vec![Dynamic::from(start as i64), Dynamic::from(end as i64)])
-        };
-        encoding.encoding.offsets.iter().map(pair).collect()
-    }
-
-    /// The word each token belongs to; `()` for special tokens.
-    #[rhai_fn(global, pure, get = "word_ids")]
-    pub fn word_ids(encoding: &mut ScriptEncoding) -> Array {
-        encoding.encoding.word_ids.iter().map(|&word| optional_int(word)).collect()
-    }
-
-    /// The sequence each token belongs to, 0 or 1; `()` for special tokens.
-    #[rhai_fn(global, pure, get = "sequence_ids")]
-    pub fn sequence_ids(encoding: &mut ScriptEncoding) -> Array {
-        encoding.encoding.sequence_ids.iter().map(|id| optional_int(id.map(|id| id as i64))).collect()
-    }
-
-    /// The tokens as text.
-    #[rhai_fn(global, pure, get = "tokens")]
-    pub fn tokens(encoding: &mut ScriptEncoding) -> Array {
-        texts(encoding.encoding.input_ids.iter().map(|&id| encoding.tokenizer.id_to_token(id)))
-    }
-
-    /// The windows after the first, where `return_overflowing_tokens: true` asked for them.
-    ///
-    /// # Example
-    /// ```rhai
-    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
-    /// let encoding = tokenizer.encode("a film about a film about a film", #{
-    ///     truncation: true, max_length: 6, stride: 1, return_overflowing_tokens: true,
-    /// });
-    /// expect(encoding.overflowing.len() == 2, "eight words in windows of four that share one");
-    /// ```
-    #[rhai_fn(global, pure, get = "overflowing")]
-    pub fn overflowing(encoding: &mut ScriptEncoding) -> Array {
-        let window = |window: &Encoding| Dynamic::from(ScriptEncoding::new(&encoding.tokenizer, window.clone()));
-        encoding.encoding.overflowing.iter().map(window).collect()
-    }
-
-    /// Whether anything was cut off.
-    #[rhai_fn(global, pure, get = "truncated")]
-    pub fn truncated(encoding: &mut ScriptEncoding) -> bool {
-        encoding.encoding.truncated
-    }
-
-    /// The columns that a model reads, as a map: `input_ids`, `attention_mask`, and `token_type_ids` where the family has them.
-    ///
-    /// # Example
-    /// ```rhai
-    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
-    /// let row = tokenizer.encode("a film").to_map();
-    /// expect(row.keys() == ["attention_mask", "input_ids", "token_type_ids"], "what BERT reads");
-    /// ```
-    #[rhai_fn(global, pure)]
-    pub fn to_map(encoding: &mut ScriptEncoding) -> Map {
-        let column = |(name, numbers): (&str, &[u32])| (name.into(), Dynamic::from_array(int_array(numbers)));
-        encoding.columns().into_iter().map(column).collect()
-    }
-
-    /// The number of tokens.
-    ///
-    /// # Example
-    /// ```rhai
-    /// expect(AutoTokenizer::from_pretrained("std/minilm-tiny").encode("a film").len() == 4, "with [CLS] and [SEP]");
-    /// ```
-    #[rhai_fn(global, pure)]
-    pub fn len(encoding: &mut ScriptEncoding) -> i64 {
-        encoding.encoding.len() as i64
-    }
-
-    /// A short description, for `print`.
-    #[rhai_fn(global, pure, name = "to_string", name = "to_debug")]
-    pub fn describe(encoding: &mut ScriptEncoding) -> String {
-        format!("Encoding({} tokens)", encoding.encoding.len())
-    }
 }

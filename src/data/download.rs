@@ -274,7 +274,11 @@ fn link(blob: &Path, pointer: &Path, depth: usize, etag: &str) -> std::io::Resul
     #[cfg(unix)]
     {
         let _ = blob;
-        std::os::unix::fs::symlink(format!("{}blobs/{etag}", "../".repeat(depth + 1)), pointer)
+        match std::os::unix::fs::symlink(format!("{}blobs/{etag}", "../".repeat(depth + 1)), pointer) {
+            // Another process was faster, with the same file.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && pointer.exists() => Ok(()),
+            outcome => outcome,
+        }
     }
     #[cfg(not(unix))]
     {

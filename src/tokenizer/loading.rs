@@ -68,6 +68,7 @@ pub(super) fn load(folder: &Folder, options: TokenizerOptions) -> Result<Tokeniz
             None => matches!(kind, Kind::Bert | Kind::Other),
         },
         is_local: !options.from_hub,
+        has_told_of_glued_words: Default::default(),
         config,
         inner,
     })))

@@ -10,6 +10,7 @@ mod loading;
 mod saving;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value as Json};
 use tokenizers::{PostProcessorWrapper, PreTokenizerWrapper};
@@ -34,6 +35,7 @@ struct Parts {
     truncation_side: tokenizers::TruncationDirection,
     uses_token_type_ids: bool,
     is_local: bool,
+    has_told_of_glued_words: AtomicBool,
 }
 
 /// What overrides `tokenizer_config.json`: Hugging Face's keyword arguments of `from_pretrained`.
@@ -298,6 +300,11 @@ impl Tokenizer {
     /// `add_prefix_space: true`: worth a warning wherever words are encoded.
     pub fn glues_split_words(&self) -> bool {
         byte_level(self.inner().get_pre_tokenizer()).is_some_and(|adds_prefix_space| !adds_prefix_space)
+    }
+
+    /// Whether split words come out glued together and nobody was told yet; true at most once for a tokenizer.
+    pub fn must_tell_of_glued_words(&self) -> bool {
+        self.glues_split_words() && !self.0.has_told_of_glued_words.swap(true, Ordering::Relaxed)
     }
 
     /// How many special tokens surround a sequence, or a pair of them.
