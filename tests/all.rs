@@ -1,17 +1,11 @@
 //! All integration tests, in one binary so that candle links once.
 
-<<<<<<< HEAD
-mod hub;
-mod tokenizer;
-<<<<<<< HEAD
-=======
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arguments;
+mod hub;
 mod optimizer;
 mod samplers;
 mod schedules;
->>>>>>> train
-=======
+mod tokenizer;
 mod tokenizer_crafted;
->>>>>>> text

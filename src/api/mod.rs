@@ -3,21 +3,16 @@
 //! Each namespace is a Rhai plugin module whose doc comments are the reference: a description, then an example
 //! in a `rhai` code block that runs as a test.
 
-<<<<<<< HEAD
 #![expect(unreachable_pub, reason = "the macro that exports a namespace takes public functions alone")]
 
-=======
 pub mod encoding;
->>>>>>> text
 pub mod options;
 pub mod session;
-<<<<<<< HEAD
 pub mod tokenizer;
-=======
 pub mod training_arguments;
 
 /// Registers every namespace.
 pub fn register(engine: &mut rhai::Engine) {
+    tokenizer::register(engine);
     training_arguments::register(engine);
 }
->>>>>>> train
