@@ -271,7 +271,7 @@ fn stops_at(patience: u64, threshold: f64, metrics: &[f64]) -> Option<usize> {
         callback = EarlyStoppingCallback::new(patience, threshold);
         callback.load_state(&saved).unwrap();
         let metrics: Map<_, _> = [("eval_accuracy".to_string(), json!(metric))].into_iter().collect();
-        let extra = Extra { metrics: Some(&metrics), logs: None };
+        let extra = Extra { metrics: Some(&metrics), ..Extra::default() };
         callback.on_event(Event::Evaluate, &args, &mut state, &mut control, &extra).unwrap();
         state.note_evaluation(&args, &metrics).unwrap();
         control.should_training_stop.then_some(idx)

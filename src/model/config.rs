@@ -92,7 +92,7 @@ impl ModelConfig {
     /// A key that neither the configuration nor its family (`known`) has, and label names that do not fit.
     pub fn apply(&mut self, overrides: &[(String, Value)], known: &Map<String, Value>, of: &str) -> Result<()> {
         const LABELS: [&str; 4] = ["num_labels", "id2label", "label2id", "problem_type"];
-        for (key, value) in overrides {
+        for (key, _) in overrides {
             let is_known = LABELS.contains(&key.as_str()) || known.contains_key(key) || self.map.contains_key(key);
             if !is_known {
                 let error = Error::new(What::UnknownOption { key: key.clone(), of: of.to_string() });

@@ -1,0 +1,423 @@
+//! `Trainer(#{ ... })`: what a recipe trains, evaluates and predicts with.
+//!
+//! A script's functions (callbacks, metrics, a loss of its own) are called on the script's own engine, with the context of
+//! the call that trains; the trainer itself knows nothing of scripts.
+
+#![expect(clippy::unwrap_used, reason = "the exporting macro unwraps arguments that the engine has checked")]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+
+use candle_core::Tensor;
+use indexmap::IndexMap;
+use rhai::plugin::*;
+use rhai::{FnPtr, Map};
+use serde_json::Value as Json;
+
+use crate::api::callbacks::{self, CallbackSetting, Follow, ScriptCallback, StateView, json_to_dynamic};
+use crate::api::options::Options;
+use crate::api::session::Session;
+use crate::api::training_arguments::TrainingArguments as Arguments;
+use crate::batch::Batch;
+use crate::data::{Dataset, Value};
+use crate::error::{Error, Result, What};
+use crate::head::script::convert::{ScriptResult, from_dynamic, lower, raise, to_dynamic, type_name};
+use crate::head::script::output_to_dynamic;
+use crate::head::{Model, Output, Predictions};
+use crate::report::RunCallback;
+use crate::tokenizer::Tokenizer;
+use crate::train::{
+    EvaluationData, Hooks, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint,
+};
+
+/// A trainer as a script holds it. Cheap to clone; all clones are the same trainer.
+#[derive(Clone)]
+pub struct ScriptTrainer(Arc<Shared>);
+
+struct Shared {
+    trainer: Mutex<Trainer>,
+    model: Model,
+    arguments: Arguments,
+    callbacks: Vec<CallbackSetting>,
+    compute_metrics: Option<FnPtr>,
+    compute_loss: Option<FnPtr>,
+    view: StateView,
+}
+
+/// Makes the namespace and the type known to an engine.
+pub fn register(engine: &mut rhai::Engine) {
+    engine.register_type_with_name::<ScriptTrainer>("Trainer");
+    engine.register_global_module(exported_module!(trainer_functions).into());
+}
+
+impl ScriptTrainer {
+    fn new(session: &Session, options: Map) -> Result<Self> {
+        let mut options = Options::new("`Trainer`", options);
+        let model: Model = options.object("model", "a model")?.ok_or_else(|| missing("model", "AutoModelFor...::from_pretrained(...)"))?;
+        let arguments = match options.object::<Arguments>("args", "`TrainingArguments(#{ ... })`")? {
+            Some(arguments) => arguments,
+            None => {
+                let mut args = TrainingArguments::default();
+                if session.seed_is_forced() {
+                    args.seed = session.seed();
+                }
+                Arguments(Arc::new(args))
+            }
+        };
+        let train_dataset = dataset(&mut options, "train_dataset")?;
+        let eval_dataset = match options.take("eval_dataset") {
+            None => None,
+            Some(value) => Some(evaluation_data(value)?),
+        };
+        let processing = options.object::<Tokenizer>("processing_class", "a tokenizer")?;
+        let named = options.object::<Tokenizer>("tokenizer", "a tokenizer")?;
+        if named.is_some() {
+            session.reporter().note("`tokenizer` of `Trainer` is called `processing_class` now; both are read");
+        }
+        if options.take("data_collator").is_some() {
+            return Err(Error::new(What::Unsupported("`data_collator` of `Trainer`".into()))
+                .hint("leave it out: batches are packed without padding, so there is nothing to collate"));
+        }
+        let callbacks = callbacks::read_all(&mut options)?;
+        let compute_metrics = options.object::<FnPtr>("compute_metrics", "a function")?;
+        let compute_loss = options.object::<FnPtr>("compute_loss", "a function")?;
+        for key in ["optimizers", "model_init", "preprocess_logits_for_metrics", "compute_loss_func"] {
+            if options.take(key).is_some() {
+                return Err(Error::new(What::Unsupported(format!("`{key}` of `Trainer`"))).hint(match key {
+                    "compute_loss_func" => "give `compute_loss: |output, batch| ...`",
+                    _ => "it comes with a later version",
+                }));
+            }
+        }
+        options.finish()?;
+        let settings = TrainerSettings {
+            model: model.clone(),
+            args: (*arguments.0).clone(),
+            train_dataset,
+            eval_dataset,
+            tokenizer: processing.or(named),
+        };
+        Ok(ScriptTrainer(Arc::new(Shared {
+            trainer: Mutex::new(Trainer::new(settings)?),
+            model,
+            arguments,
+            callbacks,
+            compute_metrics,
+            compute_loss,
+            view: StateView::default(),
+        })))
+    }
+
+    /// The trainer, unless it is at work: a callback that calls it would wait for itself.
+    fn lock(&self) -> Result<MutexGuard<'_, Trainer>> {
+        match self.0.trainer.try_lock() {
+            Ok(trainer) => Ok(trainer),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(Error::new(What::Conflict("the trainer is at work".into()))
+                .hint("a callback cannot call the trainer that runs it; set a flag: `control.should_evaluate = true`")),
+        }
+    }
+
+    fn hooks<'a>(&'a self, context: &'a NativeCallContext<'a>) -> Hooks<'a> {
+        let session = Session::of(context);
+        let reporter = session.reporter().clone();
+        let quiet_bars = self.0.arguments.0.disable_tqdm;
+        let mut hooks = Hooks {
+            notes: Some(Box::new({
+                let reporter = reporter.clone();
+                move |text: &str| reporter.note(text)
+            })),
+            ..Hooks::default()
+        };
+        hooks.callbacks.push(Box::new(Follow(self.0.view.clone())));
+        hooks.callbacks.push(Box::new(RunCallback::new(reporter, !quiet_bars)));
+        for callback in &self.0.callbacks {
+            match callback {
+                CallbackSetting::EarlyStopping(early) => hooks.callbacks.push(Box::new(early.callback())),
+                CallbackSetting::Script(functions) => hooks.callbacks.push(Box::new(ScriptCallback {
+                    context,
+                    functions: functions.clone(),
+                    arguments: self.0.arguments.clone(),
+                    view: self.0.view.clone(),
+                    model: self.0.model.clone(),
+                })),
+            }
+        }
+        if let Some(function) = &self.0.compute_metrics {
+            hooks.compute_metrics = Some(Box::new(move |predictions: &Predictions| {
+                let argument = predictions_map(predictions);
+                let value = function.call_within_context::<Dynamic>(context, (argument,)).map_err(lower)?;
+                from_dynamic(&value)
+            }));
+        }
+        if let Some(function) = &self.0.compute_loss {
+            hooks.compute_loss = Some(Box::new(move |output: &Output, batch: &Batch| {
+                let args = (output_to_dynamic(output), batch.clone());
+                let value = function.call_within_context::<Dynamic>(context, args).map_err(lower)?;
+                value.clone().try_cast::<Tensor>().ok_or_else(|| {
+                    let got = type_name(&value);
+                    What::WrongType { name: "what `compute_loss` returns".into(), wanted: "a scalar Tensor".into(), got }
+                        .into()
+                })
+            }));
+        }
+        hooks
+    }
+
+    fn train(&self, context: &NativeCallContext, resume: Option<Resume>) -> Result<Map> {
+        let mut trainer = self.lock()?;
+        let resume = resume.or_else(|| trainer.args().resume_from_checkpoint.clone());
+        let folder = match resume {
+            None => None,
+            Some(Resume::Latest) => Some(checkpoint::latest(Path::new(&trainer.args().output_dir))?),
+            Some(Resume::From(path)) => Some(PathBuf::from(path)),
+        };
+        let output = trainer.train(folder, &mut self.hooks(context));
+        self.0.view.follow(trainer.state());
+        let output = output?;
+        let reporter = Session::of(context).reporter().clone();
+        reporter.set_result("train", Json::Object(output.metrics.clone()));
+        reporter.set_result("output_dir", Json::from(trainer.args().output_dir.clone()));
+        let mut map = Map::new();
+        map.insert("global_step".into(), Dynamic::from(output.global_step as i64));
+        map.insert("training_loss".into(), Dynamic::from(output.training_loss));
+        map.insert("metrics".into(), json_to_dynamic(&output.metrics));
+        Ok(map)
+    }
+
+    fn evaluate(&self, context: &NativeCallContext, data: Option<EvaluationData>) -> Result<Dynamic> {
+        let mut trainer = self.lock()?;
+        let metrics = trainer.evaluate(data.as_ref(), &mut self.hooks(context));
+        self.0.view.follow(trainer.state());
+        let mut metrics = metrics?;
+        if trainer.state().global_step > 0 {
+            metrics.insert("epoch".into(), Json::from(trainer.state().epoch));
+        }
+        Ok(json_to_dynamic(&metrics))
+    }
+
+    fn predict(&self, context: &NativeCallContext, dataset: &Dataset) -> Result<Map> {
+        let mut trainer = self.lock()?;
+        let evaluation = trainer.predict(dataset, &mut self.hooks(context))?;
+        let mut map = predictions_map(&evaluation.predictions);
+        map.insert("metrics".into(), json_to_dynamic(&evaluation.metrics));
+        Ok(map)
+    }
+}
+
+fn missing(key: &str, example: &str) -> Error {
+    Error::new(What::NotFound { kind: "option of `Trainer`:", name: key.into() }).hint(format!("give `{key}: {example}`"))
+}
+
+/// Predictions and labels as a script sees them; labels are `()` where the data has none.
+fn predictions_map(predictions: &Predictions) -> Map {
+    let list = |values: &[Value]| Dynamic::from_array(values.iter().map(to_dynamic).collect());
+    let mut map = Map::new();
+    map.insert("predictions".into(), list(&predictions.predictions));
+    let labels = if predictions.label_ids.is_empty() { Dynamic::UNIT } else { list(&predictions.label_ids) };
+    map.insert("label_ids".into(), labels);
+    map
+}
+
+fn dataset(options: &mut Options, key: &'static str) -> Result<Option<Dataset>> {
+    let Some(value) = options.take(key) else { return Ok(None) };
+    if let Some(dataset) = value.clone().try_cast::<Dataset>() {
+        return Ok(Some(dataset));
+    }
+    let error = Error::new(What::WrongType {
+        name: format!("`{key}` of `Trainer`"),
+        wanted: "a Dataset".into(),
+        got: type_name(&value),
+    });
+    let splits = value.try_cast::<Map>().map(|map| map.keys().map(ToString::to_string).collect::<Vec<_>>());
+    Err(match splits.as_deref() {
+        Some([first, ..]) => error.hint(format!("a directory of splits is a map: write `data.{first}`")),
+        _ => error.hint("`load_dataset(...)` or `Dataset::from_rows(...)` makes one"),
+    })
+}
+
+fn evaluation_data(value: Dynamic) -> Result<EvaluationData> {
+    if let Some(dataset) = value.clone().try_cast::<Dataset>() {
+        return Ok(EvaluationData::One(dataset));
+    }
+    let wrong = || {
+        let got = type_name(&value);
+        let wanted = "a Dataset, or a map from names to Datasets".into();
+        Error::new(What::WrongType { name: "`eval_dataset` of `Trainer`".into(), wanted, got })
+    };
+    let map = value.clone().try_cast::<Map>().ok_or_else(wrong)?;
+    let sets = map.into_iter().map(|(name, dataset)| Some((name.to_string(), dataset.try_cast::<Dataset>()?)));
+    sets.collect::<Option<IndexMap<_, _>>>().map(EvaluationData::Named).ok_or_else(wrong)
+}
+
+/// Training, evaluation and prediction.
+#[export_module]
+mod trainer_functions {
+    /// Makes a trainer from `model`, `args`, `train_dataset`, `eval_dataset`, `processing_class`, `compute_metrics`, `compute_loss` and `callbacks`.
+    ///
+    /// A data set that has `input_ids` trains as it is; otherwise the model's task encodes the rows. String labels become
+    /// `label2id` of the model where it has no label names. `compute_metrics` gets `#{ predictions, label_ids }`,
+    /// `compute_loss` the head's output and the batch; callbacks are maps from event names to functions.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// let trainer = Trainer(#{
+    ///     model: model,
+    ///     args: TrainingArguments(#{ output_dir: "out", max_steps: 1, save_strategy: "no" }),
+    ///     train_dataset: load_dataset("std/reviews", #{ split: "train[:16]" }),
+    ///     processing_class: AutoTokenizer::from_pretrained("std/minilm-tiny"),
+    /// });
+    /// trainer.train();
+    /// expect(trainer.state.global_step == 1, "one update");
+    /// ```
+    #[rhai_fn(name = "Trainer", return_raw)]
+    pub fn trainer(context: NativeCallContext, options: Map) -> ScriptResult<ScriptTrainer> {
+        ScriptTrainer::new(&Session::of(&context), options).map_err(raise)
+    }
+
+    /// Trains. Gives `global_step`, `training_loss` and `metrics` (`train_runtime`, `train_samples_per_second`, ...).
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{
+    ///     model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny"),
+    ///     args: TrainingArguments(#{ output_dir: "out", max_steps: 2, save_strategy: "no" }),
+    ///     train_dataset: load_dataset("std/reviews", #{ split: "train[:16]" }),
+    ///     processing_class: AutoTokenizer::from_pretrained("std/minilm-tiny"),
+    /// });
+    /// expect(trainer.train().global_step == 2, "two updates");
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn train(context: NativeCallContext, trainer: &mut ScriptTrainer) -> ScriptResult<Map> {
+        trainer.train(&context, None).map_err(raise)
+    }
+
+    /// Trains on from a checkpoint: `#{ resume_from_checkpoint: true }` takes the newest of `output_dir`, a path takes that one.
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{
+    ///     model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny"),
+    ///     args: TrainingArguments(#{ output_dir: "resumed", max_steps: 2, save_steps: 1 }),
+    ///     train_dataset: load_dataset("std/reviews", #{ split: "train[:16]" }),
+    ///     processing_class: AutoTokenizer::from_pretrained("std/minilm-tiny"),
+    /// });
+    /// trainer.train();
+    /// expect(trainer.train(#{ resume_from_checkpoint: "resumed/checkpoint-1" }).global_step == 2, "one more update");
+    /// ```
+    #[rhai_fn(name = "train", pure, return_raw)]
+    pub fn train_with(context: NativeCallContext, trainer: &mut ScriptTrainer, options: Map) -> ScriptResult<Map> {
+        let read = || -> Result<Option<Resume>> {
+            let mut options = Options::new("`train`", options);
+            let resume = match options.take("resume_from_checkpoint") {
+                None => None,
+                Some(value) => match (value.as_bool(), value.clone().into_string()) {
+                    (Ok(true), _) => Some(Resume::Latest),
+                    (Ok(false), _) => None,
+                    (_, Ok(path)) => Some(Resume::From(path)),
+                    _ => {
+                        let name = "`resume_from_checkpoint` of `train`".into();
+                        let got = type_name(&value);
+                        return Err(What::WrongType { name, wanted: "a bool or a path".into(), got }.into());
+                    }
+                },
+            };
+            options.finish()?;
+            Ok(resume)
+        };
+        read().and_then(|resume| trainer.train(&context, resume)).map_err(raise)
+    }
+
+    /// Evaluates on the trainer's `eval_dataset`. Gives `eval_loss`, the metrics with `eval_` before their names, and the speed.
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{
+    ///     model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny"),
+    ///     eval_dataset: load_dataset("std/reviews", #{ split: "validation[:8]" }).map(|row| #{ label: if row.label == "positive" { 1 } else { 0 } }),
+    ///     processing_class: AutoTokenizer::from_pretrained("std/minilm-tiny"),
+    /// });
+    /// expect(trainer.evaluate().eval_loss > 0.0, "a new head knows nothing");
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn evaluate(context: NativeCallContext, trainer: &mut ScriptTrainer) -> ScriptResult<Dynamic> {
+        trainer.evaluate(&context, None).map_err(raise)
+    }
+
+    /// Evaluates on a data set, or on a map of data sets.
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{
+    ///     model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny"),
+    ///     processing_class: AutoTokenizer::from_pretrained("std/minilm-tiny"),
+    /// });
+    /// let rows = Dataset::from_rows([#{ text: "a fine film", label: 1 }, #{ text: "a dull film", label: 0 }]);
+    /// expect("eval_loss" in trainer.evaluate(rows), "the rows have labels");
+    /// ```
+    #[rhai_fn(name = "evaluate", pure, return_raw)]
+    pub fn evaluate_on(context: NativeCallContext, trainer: &mut ScriptTrainer, data: Dynamic) -> ScriptResult<Dynamic> {
+        evaluation_data(data).and_then(|data| trainer.evaluate(&context, Some(data))).map_err(raise)
+    }
+
+    /// Predicts a data set. Gives `predictions` (one entry a row, in the order of the rows), `label_ids` and `metrics`.
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{
+    ///     model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny"),
+    ///     processing_class: AutoTokenizer::from_pretrained("std/minilm-tiny"),
+    /// });
+    /// let output = trainer.predict(Dataset::from_rows([#{ text: "a fine film" }]));
+    /// expect(output.predictions[0].len == 2, "a score for each label");
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn predict(context: NativeCallContext, trainer: &mut ScriptTrainer, dataset: Dataset) -> ScriptResult<Map> {
+        trainer.predict(&context, &dataset).map_err(raise)
+    }
+
+    /// Writes the model, the tokenizer's files and the arguments into a folder.
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{
+    ///     model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny"),
+    ///     processing_class: AutoTokenizer::from_pretrained("std/minilm-tiny"),
+    /// });
+    /// trainer.save_model("kept");
+    /// expect(AutoTokenizer::from_pretrained("kept").vocab_size == 8000, "the tokenizer is there too");
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn save_model(context: NativeCallContext, trainer: &mut ScriptTrainer, folder: &str) -> ScriptResult<()> {
+        trainer.lock().and_then(|trainer| trainer.save_model(Path::new(folder))).map_err(raise)?;
+        Session::of(&context).reporter().saved(Path::new(folder));
+        Ok(())
+    }
+
+    /// What the run remembers of itself: `global_step`, `epoch`, `log_history`, `best_metric`, ...
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{ model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny") });
+    /// expect(trainer.state.log_history.is_empty(), "nothing has been trained");
+    /// ```
+    #[rhai_fn(get = "state", pure)]
+    pub fn state(trainer: &mut ScriptTrainer) -> StateView {
+        trainer.0.view.clone()
+    }
+
+    /// The model that is trained.
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{ model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny") });
+    /// expect(trainer.model.config.num_labels == 2, "as it was loaded");
+    /// ```
+    #[rhai_fn(get = "model", pure)]
+    pub fn model(trainer: &mut ScriptTrainer) -> Model {
+        trainer.0.model.clone()
+    }
+
+    /// The training arguments.
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{ model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny") });
+    /// expect(trainer.args.learning_rate == 5e-5, "Hugging Face's default");
+    /// ```
+    #[rhai_fn(get = "args", pure)]
+    pub fn args(trainer: &mut ScriptTrainer) -> Arguments {
+        trainer.0.arguments.clone()
+    }
+}
