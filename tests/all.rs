@@ -1,8 +1,10 @@
 //! All integration tests, in one binary so that candle links once.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "clippy's exception for tests does not cover their helper functions")]
 
 mod arguments;
+mod data;
+mod dataset_script;
 mod hub;
 mod optimizer;
 mod samplers;

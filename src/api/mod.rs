@@ -5,14 +5,25 @@
 
 #![expect(unreachable_pub, reason = "the macro that exports a namespace takes public functions alone")]
 
+pub mod callbacks;
+mod dataset;
 pub mod encoding;
+mod load_dataset;
+pub mod model;
 pub mod options;
+mod rows;
 pub mod session;
 pub mod tokenizer;
+pub mod trainer;
 pub mod training_arguments;
 
 /// Registers every namespace.
 pub fn register(engine: &mut rhai::Engine) {
+    callbacks::register(engine);
+    dataset::register(engine);
+    load_dataset::register(engine);
+    model::register(engine);
     tokenizer::register(engine);
+    trainer::register(engine);
     training_arguments::register(engine);
 }

@@ -12,6 +12,7 @@ macro_rules! embedded {
 }
 
 embedded![
+    "clean.rhai",
     "minilm-tiny/config.json",
     "minilm-tiny/model.safetensors",
     "minilm-tiny/tokenizer.json",

@@ -1,0 +1,606 @@
+//! Data sets in Rust: formats, splits, slices, and what is refused, with file, line and column.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use proptest::prelude::*;
+use retune::data::files::Places;
+use retune::data::format::Format;
+use retune::data::load::{DataFiles, LoadOptions, Loaded, load};
+use retune::data::splits;
+use retune::data::train_test_split::{Draw, Size, SplitOptions};
+use retune::data::{Dataset, Value};
+use retune::error::Error;
+
+/// Rows as JSON, one after the other, and the line of each.
+fn rows(format: Format, text: &str) -> (String, Vec<u32>) {
+    let parsed = format.parse(text.as_bytes(), Path::new("f")).unwrap();
+    (json(&Dataset::from_rows("f", parsed.rows)), parsed.lines)
+}
+
+fn json(data: &Dataset) -> String {
+    let row = |row: &retune::data::Row| Value::Map(row.clone()).to_json().to_string();
+    data.rows().iter().map(row).collect::<Vec<_>>().join(" ")
+}
+
+/// The error as text, with its hint.
+fn failure(error: Error) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("{error} | {hint}"),
+        None => error.to_string(),
+    }
+}
+
+#[test]
+fn formats_read_what_people_have() {
+    use Format::{Csv, Json, JsonLines, Text, Tsv};
+    let cases: &[(Format, &str, &str, &[u32])] = &[
+        (JsonLines, "{\"a\": 1}\n{\"a\": 2.0}", r#"{"a":1} {"a":2.0}"#, &[1, 2]),
+        (JsonLines, "\u{feff}{\"a\": \"é\"}\r\n\r\n  {\"a\": null}\r\n", r#"{"a":"é"} {"a":null}"#, &[1, 3]),
+        (JsonLines, r#"{"a": 1, "b": true, "a": [2, {"c": "x"}]}"#, r#"{"a":[2,{"c":"x"}],"b":true}"#, &[1]),
+        (JsonLines, r#"{"a": 18446744073709551615}"#, r#"{"a":1.8446744073709552e19}"#, &[1]),
+        (JsonLines, "{\"a\": 1}\n{\"b\": 2}", r#"{"a":1,"b":null} {"a":null,"b":2}"#, &[1, 2]),
+        (Json, "[{\"a\": 1},\n\n {\"a\": 2}]\n", r#"{"a":1} {"a":2}"#, &[1, 3]),
+        (Json, r#"{"version": "1", "data": [{"a": 1}, {"a": 2}]}"#, r#"{"a":1} {"a":2}"#, &[0, 0]),
+        (Json, r#"{"rows": [{"a": 1}]}"#, r#"{"a":1}"#, &[0]),
+        (Json, r#"{"a": [1, 2], "b": ["x", "y"]}"#, r#"{"a":1,"b":"x"} {"a":2,"b":"y"}"#, &[0, 0]),
+        (Json, "{\"a\": 1}\n{\"a\": 2}\n", r#"{"a":1} {"a":2}"#, &[1, 2]),
+        (Json, "{\"a\": [1]}\n{\"a\": [2]}\n", r#"{"a":[1]} {"a":[2]}"#, &[1, 2]),
+        (Json, "{\"a\": \"only\"}", r#"{"a":"only"}"#, &[1]),
+        (Csv, "text,label\ngood,1\nbad,0\n", r#"{"text":"good","label":1} {"text":"bad","label":0}"#, &[2, 3]),
+        (
+            Csv,
+            "\u{feff}a,b\r\n\r\n\"x\ny\",\"say \"\"no\"\"\"\r\n1,2\r\n",
+            r#"{"a":"x\ny","b":"say \"no\""} {"a":"1","b":"2"}"#,
+            &[3, 5],
+        ),
+        (
+            Csv,
+            "n,x,zip,s\n1,1,01234,\n-2,2.5,99,b\n",
+            r#"{"n":1,"x":1.0,"zip":"01234","s":null} {"n":-2,"x":2.5,"zip":"99","s":"b"}"#,
+            &[2, 3],
+        ),
+        (
+            Csv,
+            "n,x,big\n,1e3,12345678901234567890\n7,-.5,1\n",
+            r#"{"n":null,"x":1000.0,"big":"12345678901234567890"} {"n":7,"x":-0.5,"big":"1"}"#,
+            &[2, 3],
+        ),
+        (
+            Csv,
+            "a,b,c\ninf,+1,2024-05-06\nnan,2,1-2\n",
+            r#"{"a":"inf","b":"+1","c":"2024-05-06"} {"a":"nan","b":"2","c":"1-2"}"#,
+            &[2, 3],
+        ),
+        (Csv, ",text\n0,good\n", r#"{"Unnamed: 0":0,"text":"good"}"#, &[2]),
+        (Csv, "size,n\n5\" disk,1\n", r#"{"size":"5\" disk","n":1}"#, &[2]),
+        (Tsv, "text\tlabel\na, b\t1", r#"{"text":"a, b","label":1}"#, &[2]),
+        (Text, "\u{feff}one\r\n\ntwo\n", r#"{"text":"one"} {"text":""} {"text":"two"}"#, &[1, 2, 3]),
+    ];
+    for (format, text, expected, lines) in cases {
+        assert_eq!(rows(*format, text), (expected.to_string(), lines.to_vec()), "{format:?} {text:?}");
+    }
+}
+
+#[test]
+fn broken_files_say_where() {
+    use Format::{Csv, Json, JsonLines, Text, Tsv};
+    let cases: &[(Format, &[u8], &str)] = &[
+        (JsonLines, b"{\"a\": 1}\n\n{\"a\": }\n", "JSON Lines: expected value (f:3:7)"),
+        (JsonLines, "{\"é\": x}".as_bytes(), "JSON Lines: expected value (f:1:7)"),
+        (JsonLines, b"{\"a\": 1", "JSON Lines: EOF while parsing an object (f:1:7)"),
+        (JsonLines, b"{\"a\": 1} {", "JSON Lines: trailing characters (f:1:10)"),
+        (
+            JsonLines,
+            b"{\"a\": NaN}",
+            "JSON Lines: expected value (f:1:7) | JSON has no NaN, Infinity or None; write null",
+        ),
+        (JsonLines, b"{\"a\": True}", "JSON Lines: expected value (f:1:7) | JSON writes true and false in lower case"),
+        (JsonLines, b"{'a': 1}", "JSON Lines: key must be a string (f:1:2) | JSON takes double quotes only"),
+        (JsonLines, b"{\"a\": 1}\n  7", "JSON Lines: a line must hold an object, but this one holds a number (f:2:3)"),
+        (
+            JsonLines,
+            b"{\n  \"a\": 1\n}",
+            "JSON Lines: EOF while parsing an object (f:1:1) | for one JSON document over several lines, give `format: \"json\"`",
+        ),
+        (JsonLines, b"\n\n", "`f` has no rows"),
+        (Json, b"[{\"a\": 1},\n {\"a\" 2}]", "JSON: expected `:` (f:2:7)"),
+        (Json, b"[{\"a\": 1}\n {\"a\": 2}]", "JSON: expected `,` or `]` after an object (f:2:2)"),
+        (Json, b"[{\"a\": 1}, 7]", "JSON: the array must hold objects, but here is a number (f:1:12)"),
+        (Json, b"[{\"a\": 1}", "JSON: the array is not closed (f:1:10)"),
+        (Json, b"[{\"a\": 1}] x", "JSON: something follows the end of the document (f:1:12)"),
+        (Json, b"[]", "`f` has no rows"),
+        (Json, b"\"text\"", "JSON: the document must be an array of objects, but is a string (f:1:1)"),
+        (Json, b"{\"a\": [1, 2], \"b\": [1]}", "JSON: column `b` has 1 values where `a` has 2 (f:1:1)"),
+        (
+            Json,
+            b"{\"train\": [{\"a\": 1}], \"test\": [{\"a\": 1}]}",
+            "JSON: several fields hold rows: `train`, `test` (f:1:1) | put each into a file of its own; files may be named \
+             `train.json`, `test.json`",
+        ),
+        (
+            Json,
+            b"{\"version\": \"v2.0\", \"data\": [{\"title\": \"x\", \"paragraphs\": []}]}",
+            "the format `squad` is not supported (f) | flatten it to one object for each question: `id`, `context`, `question`, \
+             `answers`",
+        ),
+        (
+            Csv,
+            b"a,b\n\n1,2\n1,2,3\n",
+            "CSV: 3 cells where the header has 2 (f:4) | put a text that contains the separator or a quote into double quotes",
+        ),
+        (
+            Csv,
+            b"a,b\n\"x\ny\",1\n1\n",
+            "CSV: 1 cell where the header has 2 (f:4) | put a text that contains the separator or a quote into double quotes",
+        ),
+        (Csv, b"a,b\n1,2\n\"x,1\n2,3\n", "CSV: a quote is opened and never closed (f:3)"),
+        (Csv, b"a,b\n1,\"x\n2,3\n", "CSV: a quote is opened and never closed (f:2)"),
+        (Csv, b"a,b,a\n1,2,3\n", "CSV: the header names the column `a` twice (f:1)"),
+        (Csv, b"a,b\n", "`f` has no rows"),
+        (Tsv, b"", "`f` has no rows"),
+        (Text, b"", "`f` has no rows"),
+        (
+            Text,
+            b"one\ntw\xC3\xA9\xE9o",
+            "UTF-8: byte 0xE9 at offset 8 does not belong there (f:2:4) | save the file as UTF-8; text from older Windows \
+             programs is often in Latin-1",
+        ),
+        (
+            Csv,
+            b"\xFF\xFEa\x00",
+            "UTF-8: byte 0xFF at offset 0 does not belong there (f:1:1) | the file looks like UTF-16; save it as UTF-8",
+        ),
+    ];
+    for (format, bytes, expected) in cases {
+        let error = format.parse(bytes, Path::new("f")).unwrap_err();
+        assert_eq!(failure(error), *expected, "{format:?} {:?}", String::from_utf8_lossy(bytes));
+    }
+}
+
+#[test]
+fn a_deeply_nested_document_is_refused() {
+    let text = format!("{{\"a\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let error = Format::JsonLines.parse(text.as_bytes(), Path::new("f")).unwrap_err();
+    assert!(error.to_string().contains("recursion limit exceeded"), "{error}");
+}
+
+#[test]
+fn formats_that_are_not_read_are_named() {
+    let cases = [
+        ("x.parquet", "the format of `.parquet` files is not supported (x.parquet)"),
+        ("x.conll", "the format of `.conll` files is not supported (x.conll)"),
+        ("x.jsonl.gz", "a packed file (`.gz`) is not supported (x.jsonl.gz)"),
+        ("x.docx", "the extension `.docx` is not supported (x.docx)"),
+        ("x", "a file without an extension is not supported (x)"),
+    ];
+    for (path, expected) in cases {
+        assert_eq!(Format::of(Path::new(path)).unwrap_err().to_string(), expected);
+    }
+    assert_eq!(failure(Format::named("jsnol").unwrap_err()).rsplit(" | ").next(), Some("did you mean \"json\"?"));
+    assert_eq!(Format::named("squad").unwrap_err().to_string(), "the format `squad` is not supported");
+}
+
+/// Names and their splits, after the patterns in `datasets/data_files.py`.
+#[test]
+fn file_names_tell_the_split() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["train.jsonl", "dev.jsonl", "test.jsonl"], "train=train.jsonl validation=dev.jsonl test=test.jsonl"),
+        (
+            &["train-00000-of-00002.csv", "train-00001-of-00002.csv"],
+            "train=train-00000-of-00002.csv,train-00001-of-00002.csv",
+        ),
+        (&["my_val_set.csv", "Training.csv"], "train=Training.csv validation=my_val_set.csv"),
+        (&["valid.txt", "eval.txt", "README.txt", "notes.txt"], "validation=valid.txt test=eval.txt"),
+        (&["reviews.jsonl", "trainer.jsonl", "README.md", "dataset_info.json"], "train=reviews.jsonl,trainer.jsonl"),
+        (
+            &["data/train-0.jsonl", "data/validation-0.jsonl"],
+            "train=data/train-0.jsonl validation=data/validation-0.jsonl",
+        ),
+        (&["test/a.txt", "train/a.txt", "train/b.txt"], "train=train/a.txt,train/b.txt test=test/a.txt"),
+        (&[".train.jsonl", "README.md", "model.safetensors"], ""),
+    ];
+    for (files, expected) in cases {
+        let files: Vec<String> = files.iter().map(ToString::to_string).collect();
+        let found = splits::assign(&files);
+        let text: Vec<String> = found.iter().map(|(split, files)| format!("{split}={}", files.join(","))).collect();
+        assert_eq!(text.join(" "), *expected, "{files:?}");
+    }
+}
+
+/// A folder with `train.jsonl` (ten rows `i` = 0..10), `dev.jsonl` (three) and other files.
+fn folder() -> (tempfile::TempDir, Places) {
+    let folder = tempfile::tempdir().unwrap();
+    let numbers = |n: usize| (0..n).map(|i| format!("{{\"i\": {i}}}\n")).collect::<String>();
+    let files = [
+        ("many/train.jsonl", numbers(10)),
+        ("many/dev.jsonl", numbers(3)),
+        ("many/notes.md", "notes".into()),
+        ("mixed/train.jsonl", numbers(1)),
+        ("mixed/train.csv", "i\n1\n".into()),
+        ("parts/train-0.jsonl", numbers(2)),
+        ("parts/train-1.jsonl", numbers(2)),
+        ("notes/notes.md", "notes".into()),
+        ("later/train.parquet", "PAR1".into()),
+        ("odd.dat", "i\tj\n1\t2\n".into()),
+        ("lines.json", numbers(2)),
+        ("broken.jsonl", "{\"i\": 1}\n{\"i\": oops}\n".into()),
+        ("blank.csv", "a,b\n".into()),
+    ];
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let places = Places { roots: vec![folder.path().to_path_buf()].into(), stdlib: None };
+    (folder, places)
+}
+
+/// What was loaded: `name: values of column i`, one part for each split.
+fn shown(loaded: Loaded) -> String {
+    let one = |data: &Dataset| {
+        let column = data.column_names()[0].clone();
+        let values: Vec<String> =
+            data.column(&column).unwrap().iter().map(|value| value.to_json().to_string()).collect();
+        format!("{}: {}", data.name(), values.join(" "))
+    };
+    match loaded {
+        Loaded::One(data) => one(&data),
+        Loaded::Splits(splits) => splits.values().map(one).collect::<Vec<_>>().join("; "),
+    }
+}
+
+fn split(split: &str) -> LoadOptions {
+    LoadOptions { split: Some(split.into()), ..LoadOptions::default() }
+}
+
+fn files(files: &[&str]) -> LoadOptions {
+    let files = DataFiles::Train(files.iter().map(ToString::to_string).collect());
+    LoadOptions { data_files: Some(files), ..LoadOptions::default() }
+}
+
+/// Slices are computed by hand after `ReadInstruction` (rounding "closest": `round(percent * rows / 100)`, halves to even).
+#[test]
+fn names_and_slices_find_their_rows() {
+    let (_folder, places) = folder();
+    let cases = [
+        ("many", LoadOptions::default(), "many[train]: 0 1 2 3 4 5 6 7 8 9; many[validation]: 0 1 2"),
+        ("many/dev.jsonl", LoadOptions::default(), "many/dev.jsonl: 0 1 2"),
+        ("lines.json", LoadOptions::default(), "lines.json: 0 1"),
+        ("parts", split("train"), "parts[train]: 0 1 0 1"),
+        ("many", split("train[:2]"), "many[train[:2]]: 0 1"),
+        ("many", split("train[-2:]"), "many[train[-2:]]: 8 9"),
+        ("many", split("train[8:100]"), "many[train[8:100]]: 8 9"),
+        ("many", split("train[10%:30%]"), "many[train[10%:30%]]: 1 2"),
+        // 2.5 rounds to 2 and 3.5 to 4, as in Python.
+        ("many", split("train[25%:35%]"), "many[train[25%:35%]]: 2 3"),
+        ("many", split("train[-20%:]"), "many[train[-20%:]]: 8 9"),
+        ("many", split("train[:1]+validation[1:]"), "many[train[:1]+validation[1:]]: 0 1 2"),
+        ("many", split("all"), "many[all]: 0 1 2 3 4 5 6 7 8 9 0 1 2"),
+        ("many/dev.jsonl", split("train[:1]"), "many/dev.jsonl[train[:1]]: 0"),
+        ("many", files(&["dev.jsonl"]), "many[train]: 0 1 2"),
+        ("parts", files(&["train-*.jsonl"]), "parts[train]: 0 1 0 1"),
+        ("json", files(&["many/dev.jsonl", "lines.json"]), "many/dev.jsonl: 0 1 2 0 1"),
+        ("json", files(&["parts/*-1.jsonl"]), "parts/train-1.jsonl: 0 1"),
+        ("odd.dat", LoadOptions { format: Some("tsv".into()), ..LoadOptions::default() }, "odd.dat: 1"),
+        ("std/reviews/test.jsonl", split("train[:0%]+train[499:]"), "std/reviews/test.jsonl[train[:0%]+train[499:]]: "),
+    ];
+    for (name, options, expected) in cases {
+        let found = load(&places, name, &options).map(shown).map_err(failure);
+        // Of `std/reviews` the name alone is compared.
+        assert!(
+            found
+                .as_ref()
+                .is_ok_and(|found| found == expected || expected.ends_with(": ") && found.starts_with(expected)),
+            "{name} {options:?}: {found:?} instead of {expected}"
+        );
+    }
+}
+
+#[test]
+fn names_and_slices_that_are_wrong_are_explained() {
+    let (_folder, places) = folder();
+    let config = LoadOptions { config: Some("sst2".into()), ..LoadOptions::default() };
+    let slices = "`split` is \"train[\", but must be a split or slices of splits, such as \"train\", \"train[:100]\", \
+                  \"train[10%:20%]\" or \"train+validation\"";
+    let cases = [
+        (
+            "many/tran.jsonl",
+            LoadOptions::default(),
+            "file `many/tran.jsonl` was not found | did you mean `many/train.jsonl`?",
+        ),
+        (
+            "many/train.csv",
+            LoadOptions::default(),
+            "file `many/train.csv` was not found | did you mean `many/train.jsonl`?",
+        ),
+        (
+            "nowhere/x.csv",
+            LoadOptions::default(),
+            "file `nowhere/x.csv` was not found | there is no folder `nowhere` either",
+        ),
+        (
+            "stanfordnlp/imdb",
+            LoadOptions::default(),
+            "data set `stanfordnlp/imdb` was not found | give a local file or folder, such as `data/train.jsonl` or \
+             `std/reviews`; data sets of the hub come later",
+        ),
+        ("std/review", LoadOptions::default(), "library name `std/review` was not found | did you mean `std/reviews`?"),
+        (
+            "std/reviews/tran.jsonl",
+            LoadOptions::default(),
+            "file `std/reviews/tran.jsonl` was not found | did you mean `std/reviews/train.jsonl`?",
+        ),
+        ("many", split("trian"), "split `trian` was not found (data set `many`) | did you mean `train`?"),
+        ("many", split("train["), slices),
+        ("many", split("train[5:5]"), "`many[train[5:5]]` has no rows"),
+        ("many", split("dev"), "split `dev` was not found (data set `many`) | it has `train`, `validation`"),
+        (
+            "mixed",
+            LoadOptions::default(),
+            "the split `train` has files of two formats: `mixed/train.csv` and `mixed/train.jsonl` | choose with `data_files`",
+        ),
+        (
+            "notes",
+            LoadOptions::default(),
+            "the folder `notes` holds no data files | it reads .jsonl, .json, .csv, .tsv and .txt files; name others with `data_files`",
+        ),
+        (
+            "later",
+            LoadOptions::default(),
+            "the format of `.parquet` files is not supported (later/train.parquet) | it reads JSON Lines (.jsonl), JSON (.json), CSV (.csv), TSV (.tsv) and plain text (.txt)",
+        ),
+        (
+            "many",
+            config,
+            "`config` of `load_dataset` is not supported | it chooses among the versions of a hub data set, and those come later",
+        ),
+        (
+            "many",
+            files(&["x-*.jsonl"]),
+            "file `many/x-*.jsonl` was not found | the path is looked up from the working directory and the recipe's folder",
+        ),
+        ("many", files(&[]), "`data_files` names no files"),
+        ("broken.jsonl", LoadOptions::default(), "JSON Lines: expected value (broken.jsonl:2:7)"),
+        ("blank.csv", LoadOptions::default(), "`blank.csv` has no rows"),
+    ];
+    for (name, options, expected) in cases {
+        let error = load(&places, name, &options).map(shown).map_err(failure);
+        assert_eq!(error, Err(expected.to_string()), "{name} {options:?}");
+    }
+}
+
+/// Rows with a number `i` and a label that repeats `labels`.
+fn numbered(n: usize, labels: &[&str]) -> Dataset {
+    let row = |i: usize| {
+        IndexMap::from([("i".into(), Value::Int(i as i64)), ("label".into(), labels[i % labels.len()].into())])
+    };
+    Dataset::from_rows("numbers", (0..n).map(row).collect())
+}
+
+fn numbers(data: &Dataset) -> Vec<i64> {
+    data.cells("i").unwrap().map(|value| value.as_int().unwrap()).collect()
+}
+
+#[test]
+fn a_row_remembers_its_line_through_every_operation() {
+    let (_folder, places) = folder();
+    let read = |name: &str| match load(&places, name, &LoadOptions::default()).unwrap() {
+        Loaded::One(data) => data,
+        Loaded::Splits(mut splits) => splits.swap_remove("train").unwrap(),
+    };
+    let made = numbered(1, &["a"]);
+    let data = read("many")
+        .shuffle(3)
+        .filter(|row| Ok(row["i"] != Value::Int(4)))
+        .unwrap()
+        .concat(&read("parts/train-1.jsonl"));
+    let data = data.concat(&made).rename_column("i", "n").unwrap().map(|row| Ok(row.clone())).unwrap();
+    for (index, row) in data.rows().iter().enumerate() {
+        let place: Vec<String> = data.place(index).iter().map(ToString::to_string).collect();
+        let line = row["n"].as_int().unwrap() + 1;
+        let from = match index {
+            0..9 => format!("many/train.jsonl:{line}"),
+            9..11 => format!("parts/train-1.jsonl:{line}"),
+            _ => "data set `many[train]`".into(),
+        };
+        assert_eq!(place, [format!("row {index}"), from]);
+    }
+    let error = data.map(|_| Err(retune::error::What::BadData("no".into()).into())).unwrap_err();
+    assert!(error.to_string().starts_with("no (row 0) (many/train.jsonl:"), "{error}");
+}
+
+#[test]
+fn columns_are_kept_in_order_and_misspelt_ones_are_explained() {
+    let data = numbered(3, &["a", "b"]);
+    let names = |data: &Dataset| data.column_names().join(" ");
+    assert_eq!(names(&data.rename_column("i", "id").unwrap()), "id label");
+    assert_eq!(names(&data.remove_columns(&["i"]).unwrap()), "label");
+    assert_eq!(names(&data.remove_columns(&["i"]).unwrap().concat(&data)), "label i");
+    assert_eq!(data.unique("label").unwrap(), ["a".into(), "b".into()]);
+    assert_eq!(numbers(&data.drop_duplicates("label").unwrap()), [0, 1]);
+    assert_eq!(
+        failure(data.column("lable").unwrap_err()),
+        "column `lable` was not found (data set `numbers`) | did you mean `label`?"
+    );
+    assert_eq!(
+        data.rename_column("i", "label").unwrap_err().to_string(),
+        "a column `label` is there already, so `i` cannot be renamed to it (data set `numbers`)"
+    );
+    assert_eq!(
+        data.select(&[0, 3]).unwrap_err().to_string(),
+        "the row number is 3, but must be between 0 and 2 (data set `numbers`)"
+    );
+}
+
+#[test]
+fn cleaning_keeps_what_is_there() {
+    let rows = r#"[{"t": " a\n"}, {"t": "a"}, {"t": ""}, {"t": "\u00a0 "}, {"t": null}, {"t": 1}, {"t": 1.0}, {"t": []}, {"t": "1"}, {"t": 1}]"#;
+    let parsed = Format::Json.parse(rows.as_bytes(), Path::new("f")).unwrap();
+    let data = Dataset::from_file("f", Path::new("f"), parsed);
+    let stripped = data.strip("t").unwrap();
+    assert_eq!(stripped.count_changed(&data, "t").unwrap(), 2);
+    let filled = stripped.drop_empty("t").unwrap();
+    assert_eq!(json(&filled), r#"{"t":"a"} {"t":"a"} {"t":1} {"t":1.0} {"t":"1"} {"t":1}"#);
+    assert_eq!(json(&filled.drop_duplicates("t").unwrap()), r#"{"t":"a"} {"t":1} {"t":1.0} {"t":"1"}"#);
+}
+
+fn shuffled(test_size: Option<Size>, train_size: Option<Size>) -> SplitOptions {
+    SplitOptions { test_size, train_size, draw: Draw::Shuffled { seed: 1 } }
+}
+
+/// Sizes by hand after scikit-learn's `_validate_shuffle_split`: the test part rounds up, the training part down.
+#[test]
+fn split_sizes_are_those_of_scikit_learn() {
+    use Size::{Count, Fraction};
+    let cases = [
+        (10, Some(Fraction(0.25)), None, (7, 3)),
+        (10, None, None, (7, 3)),
+        (3000, Some(Fraction(0.2)), None, (2400, 600)),
+        (7, Some(Count(2)), None, (5, 2)),
+        (10, None, Some(Fraction(0.55)), (5, 5)),
+        (10, Some(Count(2)), Some(Count(3)), (3, 2)),
+        (11, Some(Fraction(0.33)), Some(Fraction(0.5)), (5, 4)),
+    ];
+    for (rows, test, train, expected) in cases {
+        let (train, test) = numbered(rows, &["a"]).train_test_split(&shuffled(test, train)).unwrap();
+        assert_eq!((train.len(), test.len()), expected);
+        let mut all = [numbers(&train), numbers(&test)].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), train.len() + test.len(), "no row is in both parts");
+    }
+    let in_order = SplitOptions { test_size: Some(Count(2)), train_size: None, draw: Draw::InOrder };
+    let (train, test) = numbered(5, &["a"]).train_test_split(&in_order).unwrap();
+    assert_eq!((numbers(&train), numbers(&test)), (vec![0, 1, 2], vec![3, 4]));
+}
+
+/// Class counts of `sklearn.utils.extmath._approximate_mode`: (5, 2) of which 4 are drawn gives (3, 1), and by hand.
+#[test]
+fn a_stratified_split_gives_each_class_its_share() {
+    let cases = [
+        // labels, training rows, test rows, of which label `a` in each
+        (vec!["a", "a", "b", "a", "a", "b", "a"], 4, 3, (3, 2)),
+        (vec!["a", "b"].repeat(50), 80, 20, (40, 10)),
+        // 75 of a, 25 of b: training 0.75 * 50 = 37.5 and 12.5, a tie that goes to a; then 37 and 13 are left
+        (vec!["a", "a", "a", "b"].repeat(25), 50, 50, (38, 37)),
+    ];
+    for (labels, n_train, n_test, expected) in cases {
+        let draw = |seed| SplitOptions {
+            test_size: Some(Size::Count(n_test)),
+            train_size: Some(Size::Count(n_train)),
+            draw: Draw::Stratified { seed, column: "label".into() },
+        };
+        let data = numbered(labels.len(), &labels);
+        let (train, test) = data.train_test_split(&draw(1)).unwrap();
+        let count = |data: &Dataset| data.cells("label").unwrap().filter(|label| label.as_str() == Some("a")).count();
+        assert_eq!((train.len(), test.len()), (n_train, n_test));
+        assert_eq!((count(&train), count(&test)), expected);
+        assert_eq!(numbers(&data.train_test_split(&draw(1)).unwrap().0), numbers(&train), "the same seed");
+        assert_ne!(numbers(&data.train_test_split(&draw(2)).unwrap().0), numbers(&train), "another seed");
+    }
+}
+
+#[test]
+fn splits_that_cannot_be_are_refused() {
+    let stratified = |test| SplitOptions {
+        test_size: Some(test),
+        train_size: None,
+        draw: Draw::Stratified { seed: 1, column: "label".into() },
+    };
+    let cases = [
+        (
+            10,
+            shuffled(Some(Size::Fraction(1.0)), None),
+            "`test_size` of `train_test_split` is 1.0, but must be above 0.0 and below 1.0, or a whole number of rows",
+        ),
+        (
+            10,
+            shuffled(Some(Size::Count(10)), None),
+            "`test_size` of `train_test_split` is 10, but must be above 0 and below the number of rows, 10",
+        ),
+        (1, shuffled(None, None), "the training part would have no rows: there are 1 in all"),
+        (0, shuffled(None, None), "the training part would have no rows: there are 0 in all"),
+        (
+            10,
+            shuffled(Some(Size::Count(6)), Some(Size::Count(5))),
+            "`train_size` and `test_size` ask for 5 + 6 rows where there are 10",
+        ),
+        (4, stratified(Size::Count(2)), "class `b` of column `label` has one row, and a stratified split needs two"),
+        (6, stratified(Size::Count(1)), "the test part would have 1 rows, fewer than the 2 classes of column `label`"),
+    ];
+    for (rows, options, expected) in cases {
+        let error = numbered(rows, &["a", "a", "b"]).train_test_split(&options).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn shuffling_depends_on_the_seed_alone() {
+    let data = numbered(100, &["a"]);
+    let mut order = numbers(&data.shuffle(1));
+    assert_eq!(order, numbers(&data.named("other").shuffle(1)));
+    assert_ne!(order, numbers(&data.shuffle(2)));
+    order.sort_unstable();
+    assert_eq!(order, numbers(&data));
+}
+
+/// Any value that JSON has.
+fn any_value() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::Value as Json;
+    let leaf = prop_oneof![
+        Just(Json::Null),
+        any::<bool>().prop_map(Json::from),
+        any::<i64>().prop_map(Json::from),
+        any::<f64>().prop_filter("JSON has finite numbers", |number| number.is_finite()).prop_map(Json::from),
+        any::<String>().prop_map(Json::from),
+    ];
+    leaf.prop_recursive(3, 20, 5, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Json::from),
+            proptest::collection::btree_map(any::<String>(), inner, 0..4)
+                .prop_map(|map| Json::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn json_lines_come_back_as_they_were_written(table in proptest::collection::vec((any_value(), any_value()), 1..8)) {
+        let lines: Vec<String> = table.iter().map(|(a, b)| serde_json::json!({ "a": a, "b": b }).to_string()).collect();
+        let (found, numbers) = rows(Format::JsonLines, &lines.join("\n"));
+        prop_assert_eq!(found, lines.join(" "));
+        prop_assert_eq!(numbers, (1..=lines.len() as u32).collect::<Vec<_>>());
+        let document = format!("[{}]", lines.join(",\n"));
+        prop_assert_eq!(rows(Format::Json, &document).0, lines.join(" "));
+    }
+
+    /// The texts begin with a letter, so that each column is text, and the writer is the csv crate's own.
+    #[test]
+    fn csv_cells_come_back_as_they_were_written(
+        table in proptest::collection::vec(("[a-z][ -~\n\r\té日]{0,12}", any::<i32>(), "[a-z\"',;\t]{1,5}"), 1..8),
+        format in prop_oneof![Just((Format::Csv, b',')), Just((Format::Tsv, b'\t'))],
+    ) {
+        let mut writer = csv::WriterBuilder::new().delimiter(format.1).from_writer(Vec::new());
+        writer.write_record(["text", "number", "note"]).unwrap();
+        for (text, number, note) in &table {
+            writer.write_record([text, &number.to_string(), note]).unwrap();
+        }
+        let written = String::from_utf8(writer.into_inner().unwrap()).unwrap();
+        let expected: Vec<String> = table
+            .iter()
+            .map(|(text, number, note)| serde_json::json!({ "text": text, "number": number, "note": note }).to_string())
+            .collect();
+        prop_assert_eq!(rows(format.0, &written).0, expected.join(" "), "{}", written);
+    }
+
+    #[test]
+    fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60), text in "[\\[\\]{}\",:0-9a\n \t']{0,40}") {
+        for format in [Format::JsonLines, Format::Json, Format::Csv, Format::Tsv, Format::Text] {
+            let _ = format.parse(&bytes, Path::new("f"));
+            let _ = format.parse(text.as_bytes(), Path::new("f"));
+        }
+    }
+}
