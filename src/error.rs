@@ -113,6 +113,14 @@ pub enum What {
     /// A script failed by its own means: `throw`, `expect`, or a wrong call.
     #[error("{0}")]
     Script(String),
+    /// A function of a script failed while the library was calling it: a callback, a metric, a task function.
+    #[error("{message}")]
+    InScript {
+        /// What happened, in one line.
+        message: String,
+        /// The script engine's error with its positions, which `host::diagnostics` unfolds.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The command line is wrong.
     #[error("{0}")]
     Usage(String),

@@ -1,8 +1,10 @@
 //! retune: fine-tune transformers from Rhai scripts.
 
-pub mod api;
-pub mod data;
 pub mod error;
+pub mod tensor;
+pub mod data;
 pub mod head;
 pub mod report;
-pub mod tensor;
+pub mod api;
+pub mod host;
+pub mod cli;

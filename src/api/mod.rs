@@ -3,5 +3,13 @@
 //! Each namespace is a Rhai plugin module whose doc comments are the reference: a description, then an example
 //! in a `rhai` code block that runs as a test.
 
+#![expect(unreachable_pub, reason = "the macro that exports a namespace takes public functions alone")]
+
+mod basics;
 pub mod options;
 pub mod session;
+
+/// Registers every namespace.
+pub fn register(engine: &mut rhai::Engine) {
+    basics::register(engine);
+}

@@ -19,6 +19,25 @@ pub fn raise(error: Error) -> Box<EvalAltResult> {
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), Position::NONE))
 }
 
+/// An error of a script function that Rust has called, on its way through the library; the other direction of [`raise`].
+///
+/// Positions and calls are kept, so that the diagnostic shows the line inside the function.
+pub fn lower(error: Box<EvalAltResult>) -> Error {
+    fn message(error: &EvalAltResult) -> String {
+        match error {
+            EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
+                message(inner)
+            }
+            EvalAltResult::ErrorRuntime(value, _) => match value.read_lock::<Error>() {
+                Some(error) => error.what().to_string(),
+                None => value.to_string(),
+            },
+            other => other.to_string(),
+        }
+    }
+    What::InScript { message: message(&error), error }.into()
+}
+
 /// A data cell as a script sees it.
 pub fn to_dynamic(value: &Value) -> Dynamic {
     match value {
