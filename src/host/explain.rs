@@ -17,35 +17,16 @@ const SCRIPT: u8 = 78;
 
 /// Explains an error of the script `name`.
 pub fn explain(error: &EvalAltResult, engine: &Engine, sources: &Sources, name: &str) -> Box<Diagnostic> {
-    let mut walk = Walk { engine, sources, file: name.to_string(), function: None, diagnostic: Diagnostic::default() };
+    let mut walk = Walk::new(engine, sources, name);
     walk.enter(error);
-    let mut diagnostic = walk.diagnostic;
-    diagnostic.trail.reverse();
-    // Without a position of its own, an error happened where the innermost call is.
-    if diagnostic.location.is_none() && !diagnostic.trail.is_empty() {
-        diagnostic.location = Some(diagnostic.trail.remove(0).from);
-    }
-    // A native function that calls a closure is a frame of its own, at the same place.
-    diagnostic.trail.dedup_by(|outer, inner| {
-        let same = outer.from == inner.from;
-        if same {
-            inner.within = outer.within.take();
-        }
-        same
-    });
-    Box::new(diagnostic)
+    walk.finish()
 }
 
-/// Explains an error of the library that was raised outside any script, or that carries one.
+/// Explains an error of the library that was raised outside any script; it may carry a script error.
 pub fn explain_error(error: &Error, engine: &Engine, sources: &Sources, name: &str) -> Box<Diagnostic> {
-    match inner_script_error(error) {
-        Some(inner) => {
-            let mut diagnostic = explain(inner, engine, sources, name);
-            diagnostic.places.extend(error.places().iter().cloned());
-            diagnostic
-        }
-        None => Box::new(Diagnostic::from(error)),
-    }
+    let mut walk = Walk::new(engine, sources, name);
+    walk.library_error(error, Position::NONE);
+    walk.finish()
 }
 
 struct Walk<'a> {
@@ -58,7 +39,29 @@ struct Walk<'a> {
     diagnostic: Diagnostic,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(engine: &'a Engine, sources: &'a Sources, name: &str) -> Self {
+        Walk { engine, sources, file: name.to_string(), function: None, diagnostic: Diagnostic::default() }
+    }
+
+    fn finish(self) -> Box<Diagnostic> {
+        let mut diagnostic = self.diagnostic;
+        diagnostic.trail.reverse();
+        // Without a position of its own, an error happened where the innermost call is.
+        if diagnostic.location.is_none() && !diagnostic.trail.is_empty() {
+            diagnostic.location = Some(diagnostic.trail.remove(0).from);
+        }
+        // A native function that calls a closure is a frame of its own, at the same place.
+        diagnostic.trail.dedup_by(|outer, inner| {
+            let same = outer.from == inner.from;
+            if same {
+                inner.within = outer.within.take();
+            }
+            same
+        });
+        Box::new(diagnostic)
+    }
+
     fn enter(&mut self, error: &EvalAltResult) {
         use EvalAltResult as E;
         match error {
@@ -142,6 +145,12 @@ impl Walk<'_> {
         if let (E::ErrorParsing(what, _), Some(location)) = (error, &mut self.diagnostic.location) {
             let text = self.sources.text(&location.file).unwrap_or_default();
             location.column = mistakes::column(what, &text, location.line, location.column);
+            // The end of the text is shown at the end of its last line.
+            let last = text.trim_end();
+            let count = last.lines().count();
+            if count > 0 && location.line > count {
+                (location.line, location.column) = (count, last.lines().last().unwrap_or_default().chars().count());
+            }
         }
     }
 
@@ -178,7 +187,9 @@ impl Walk<'_> {
             }
             E::ErrorMismatchDataType(wanted, got, _) | E::ErrorMismatchOutputType(wanted, got, _) => {
                 let (wanted, got) = (self.type_word(wanted), self.type_word(got));
-                (format!("expected {}, but got {}", with_article(&wanted), with_article(&got)), None)
+                let hint =
+                    (wanted == "bool").then(|| "a condition is true or false: compare, as in `x > 0`".to_string());
+                (format!("expected {}, but got {}", with_article(&wanted), with_article(&got)), hint)
             }
             E::ErrorArrayBounds(count, index, _) => (
                 format!("there is no item {index}: the array has {}", items(*count)),
@@ -188,7 +199,10 @@ impl Walk<'_> {
                 format!("there is no character {index}: the string has {count}"),
                 Some("characters are counted from 0".into()),
             ),
-            E::ErrorFor(_) => ("this is not something `for` can go through".into(), None),
+            E::ErrorFor(_) => (
+                "this is not something `for` can go through".into(),
+                Some("`for i in 0..n` counts; arrays, ranges and data sets can be gone through".into()),
+            ),
             E::ErrorAssignmentToConstant(name, _) => (
                 format!("`{name}` is a constant and cannot be changed"),
                 Some(format!("declare it with `let {name} = ...;`")),
@@ -247,9 +261,9 @@ impl Walk<'_> {
             );
         }
         let own = self.script_functions();
-        if let Some(function) = own.iter().find(|function| *function == name) {
-            let message = format!("the script's function `{function}` does not take {} arguments", types.len());
-            return (message, None);
+        if let Some((_, parameters)) = own.iter().find(|(function, _)| *function == name) {
+            let count = if types.len() == 1 { "1 argument".to_string() } else { format!("{} arguments", types.len()) };
+            return (format!("`{name}({parameters})` cannot be called with {count}"), None);
         }
         let message = match types.first() {
             Some(_) => format!("there is no function `{name}` for {arguments}"),
@@ -271,7 +285,7 @@ impl Walk<'_> {
             None => {
                 let global =
                     api.functions.iter().filter(|function| function.is_global).map(|function| function.name.as_str());
-                nearest(name, global.chain(own.iter().map(String::as_str))).map(str::to_string)
+                nearest(name, global.chain(own.iter().map(|(function, _)| function.as_str()))).map(str::to_string)
             }
         };
         (message, near.map(|near| format!("did you mean `{near}`?")))
@@ -320,7 +334,7 @@ impl Walk<'_> {
     }
 
     /// The functions that the scripts of this run define.
-    fn script_functions(&self) -> Vec<String> {
+    fn script_functions(&self) -> Vec<(String, String)> {
         let texts = self.sources.text(&self.file);
         texts.iter().flat_map(|text| mistakes::declared_functions(text)).collect()
     }

@@ -1,8 +1,8 @@
 //! What bounds a script: depth of calls and expressions, number of modules, and time.
 //!
-//! Sizes are not bounded by the engine: any of Rhai's size limits makes it measure every array that is touched
-//! (building one of 20,000 numbers took 40 times as long), and recipes hold whole columns in arrays.
-//! A runaway script is stopped by its [`Deadline`], where the host sets one.
+//! Sizes are not bounded by the engine: with any of Rhai's size limits, that of strings alone included, it
+//! measures the whole array at each touch. Appending 20,000 numbers took 9 times as long, 40,000 four times that,
+//! and recipes hold whole columns in arrays. A runaway script is stopped by its [`Deadline`], where the host sets one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

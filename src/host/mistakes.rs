@@ -32,6 +32,9 @@ pub(crate) fn message(error: &ParseErrorType) -> String {
         P::DuplicatedProperty(name) => format!("the key `{name}` is there twice"),
         P::AssignmentToConstant(name) => format!("`{name}` is a constant and cannot be changed"),
         P::ExprTooDeep => "the expression is nested too deeply".into(),
+        P::BadInput(LexError::ImproperSymbol(sign, _)) if sign == "=" => {
+            "`=` sets a variable and cannot stand here".into()
+        }
         other => lowered(&quoted(&other.to_string())),
     }
 }
@@ -41,7 +44,7 @@ pub(crate) fn hint(error: &ParseErrorType, text: &str, line: usize, column: usiz
     use ParseErrorType as P;
     let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let trimmed = source.trim_start();
-    if let Some(hint) = from_python(trimmed) {
+    if let Some(hint) = from_python(trimmed).or_else(|| from_python_call(source, column)) {
         return Some(hint);
     }
     match error {
@@ -74,9 +77,11 @@ pub(crate) fn hint(error: &ParseErrorType, text: &str, line: usize, column: usiz
             Some("comments begin with `//`; a map is written `#{ key: value }`".into())
         }
         P::MissingToken(token, _) if token == ";" => Some(semicolon(source, column)),
-        P::MissingToken(token, _) if token == "}" || token == "," => {
-            Some("every `{`, `(` and `[` must be closed, and items of a list or a map are separated by commas".into())
+        P::BadInput(LexError::ImproperSymbol(sign, _)) if sign == "=" => Some("write `==` to compare".into()),
+        P::MissingToken(token, context) if token == "," || context.contains("literal") => {
+            Some("items of an array or a map are separated by commas, and every `[` and `{` must be closed".into())
         }
+        P::MissingToken(token, _) if token == "}" => Some("every `{`, `(` and `[` must be closed".into()),
         P::UnexpectedEOF => Some("every `{`, `(` and `[` must be closed".into()),
         _ => None,
     }
@@ -100,6 +105,26 @@ fn from_python(line: &str) -> Option<String> {
     } else {
         return None;
     })
+}
+
+/// Calls and values that Python has and Rhai has not, by what stands at the column.
+fn from_python_call(source: &str, column: usize) -> Option<String> {
+    let letters: Vec<char> = source.chars().collect();
+    let at = column.saturating_sub(1).min(letters.len());
+    let (before, after): (String, String) = (letters[..at].iter().collect(), letters[at..].iter().collect());
+    let word: String = after.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+    let rest = &after[word.len()..];
+    if word == "f" && rest.starts_with(['"', '\'']) {
+        return Some("text with values is written in backticks: `` `epoch ${epoch}` ``".into());
+    }
+    let is_assigned = rest.trim_start().strip_prefix('=').is_some_and(|rest| !rest.starts_with(['=', '>']));
+    if !word.is_empty() && is_assigned && before.trim_end().ends_with(['(', ',']) {
+        return Some("arguments have no names; options are given as a map at the end: `#{ name: value }`".into());
+    }
+    if after.starts_with(':') && before.contains("{\"") {
+        return Some("a map is written `#{ key: value }`".into());
+    }
+    None
 }
 
 /// What a function of Rhai is called in other languages.
@@ -139,20 +164,20 @@ fn operator_hint(sign: &str) -> Option<String> {
     })
 }
 
-/// The nearest of the names that the text declares and, where a function was meant, of the functions.
+/// Whether the name is something else here, or the nearest of the names that the text declares.
 fn near_variable(name: &str, text: &str, api: &Api) -> Option<String> {
-    let variables = declared(text, &["let", "const", "for", "as", "fn"]);
-    let near = nearest(name, variables.iter().map(String::as_str).filter(|known| *known != name));
-    if let Some(near) = near {
-        return Some(format!("did you mean `{near}`?"));
+    let namespaces = declared(text, &["as"]);
+    if namespaces.iter().chain(&api.namespaces).any(|known| known == name) {
+        return Some(format!("`{name}` is a namespace: write `{name}::function(...)`"));
     }
+    let variables = declared(text, &["let", "const", "for", "as", "fn"]);
     if variables.iter().any(|known| known == name) {
         return Some("functions do not see the variables around them: pass it as a parameter".into());
     }
-    if api.namespaces.iter().any(|known| known == name) {
-        return Some(format!("`{name}` is a namespace: write `{name}::function(...)`"));
-    }
-    Some("declare it with `let`, or quote it if it is text".into())
+    Some(match nearest(name, variables.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "declare it with `let`, or quote it if it is text".into(),
+    })
 }
 
 /// The names that follow one of `keywords`, and the parameters of functions and closures.
@@ -174,12 +199,14 @@ pub(crate) fn declared(text: &str, keywords: &[&str]) -> Vec<String> {
     names
 }
 
-/// The functions that the text defines.
-pub(crate) fn declared_functions(text: &str) -> Vec<String> {
+/// The functions that the text defines, each with its parameters: `("scale", "value, factor")`.
+pub(crate) fn declared_functions(text: &str) -> Vec<(String, String)> {
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
-    let names =
-        lines.filter_map(|line| line.split_once("fn ")?.1.split_once('(').map(|(name, _)| name.trim().to_string()));
-    names.collect()
+    let definitions = lines.filter_map(|line| {
+        let (name, rest) = line.split_once("fn ")?.1.split_once('(')?;
+        Some((name.trim().to_string(), rest.split(')').next().unwrap_or_default().trim().to_string()))
+    });
+    definitions.collect()
 }
 
 /// The column of what the error names: the parser points at the `let` before a reserved word.

@@ -33,7 +33,9 @@ impl Entry {
 
 /// Everything that is registered beside Rhai's own library, sorted by section and name.
 pub fn entries(engine: &Engine) -> Vec<Entry> {
-    let api = Api::of(engine, false);
+    let mut api = Api::of(engine, false);
+    // The engine keeps overloads in no order; the reference must not change from run to run.
+    api.functions.sort_by_cached_key(Function::signature);
     let mut entries: BTreeMap<(String, String), Entry> = BTreeMap::new();
     for function in &api.functions {
         let section = section(&api, function);
@@ -82,7 +84,15 @@ pub fn markdown(engine: &Engine) -> String {
 
 /// The definitions that editors read, without Rhai's own library.
 pub fn definitions(engine: &Engine) -> String {
-    engine.definitions().with_headers(true).include_standard_packages(false).single_file()
+    let text = engine.definitions().with_headers(true).include_standard_packages(false).single_file();
+    text.lines().map(|line| plain_result(line) + "\n").collect::<String>().replace("\n\n\n\n", "\n\n")
+}
+
+/// The engine copies the name of our result type, which means nothing to scripts: `-> ScriptResult<int >` becomes `-> int`.
+fn plain_result(line: &str) -> String {
+    let Some((before, after)) = line.split_once(" -> ScriptResult<") else { return line.to_string() };
+    let inner = after.trim_end_matches(';').trim_end().trim_end_matches('>').trim();
+    if inner == "()" { format!("{before};") } else { format!("{before} -> {inner};") }
 }
 
 fn section(api: &Api, function: &Function) -> String {
