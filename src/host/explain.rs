@@ -1,16 +1,16 @@
-//! From a script error to a [`Diagnostic`]: words for people, the trail of calls, and a hint.
+//! From a script error to a [`Diagnostic`]: the place, the trail of calls, and who knows the words.
 //!
 //! Rhai nests an error in the calls and imports it came through; each layer knows the script that the layers
-//! inside it belong to. Library errors travel inside script errors and keep their own places and hints.
+//! inside it belong to. Library errors travel inside script errors and keep their own places and hints; the words
+//! for the engine's own errors are left to `host::words`.
 
 use rhai::{Engine, EvalAltResult, Position};
 
-use crate::error::{Error, Place, What, nearest};
+use crate::error::{Error, Place, What};
 use crate::host::diagnostics::{Diagnostic, Frame, Location};
-use crate::host::limits::MAX_CALL_LEVELS;
 use crate::host::mistakes::{self, lowered};
-use crate::host::names::Api;
 use crate::host::sources::Sources;
+use crate::host::words::Words;
 
 /// Exit code for errors of a script's own making (sysexits' EX_CONFIG).
 const SCRIPT: u8 = 78;
@@ -134,7 +134,8 @@ impl<'a> Walk<'a> {
 
     fn script_error(&mut self, error: &EvalAltResult) {
         use EvalAltResult as E;
-        let (message, hint) = self.words(error);
+        let text = self.sources.text(&self.file).unwrap_or_default();
+        let (message, hint) = Words::new(self.engine, text).explain(error);
         self.diagnostic.message = message;
         self.diagnostic.hint = hint;
         self.diagnostic.exit_code = match error {
@@ -152,195 +153,6 @@ impl<'a> Walk<'a> {
                 (location.line, location.column) = (count, last.lines().last().unwrap_or_default().chars().count());
             }
         }
-    }
-
-    /// What happened and what to do, for the errors that the engine raises itself.
-    fn words(&self, error: &EvalAltResult) -> (String, Option<String>) {
-        use EvalAltResult as E;
-        let items = |count: usize| if count == 1 { "1 item".to_string() } else { format!("{count} items") };
-        match error {
-            E::ErrorParsing(what, position) => {
-                let text = self.sources.text(&self.file).unwrap_or_default();
-                let (line, column) = (position.line().unwrap_or(0), position.position().unwrap_or(0));
-                let hint = mistakes::hint(what, &text, line, column, &Api::of(self.engine, true));
-                (mistakes::message(what), hint)
-            }
-            E::ErrorVariableNotFound(name, _) => {
-                let text = self.sources.text(&self.file).unwrap_or_default();
-                let what = rhai::ParseErrorType::VariableUndefined(name.clone());
-                (mistakes::message(&what), mistakes::hint(&what, &text, 0, 0, &Api::of(self.engine, true)))
-            }
-            E::ErrorFunctionNotFound(call, _) => self.unknown_function(call),
-            E::ErrorPropertyNotFound(name, _) => {
-                let hint = format!("`map.keys()` lists what is there; `\"{name}\" in map` asks for it");
-                (format!("the map has no `{name}`"), Some(hint))
-            }
-            E::ErrorDotExpr(text, _) if text.contains("getter is not registered") => self.unknown_property(text),
-            E::ErrorDotExpr(text, _) if text.contains("setter is not registered") => {
-                let mut parts = text.split('\'').skip(1).step_by(2);
-                let (name, typ) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-                (format!("`{name}` of a {} cannot be set", self.type_word(typ)), None)
-            }
-            E::ErrorIndexingType(text, _) => {
-                let typ = text.split(" [").next().unwrap_or(text);
-                (format!("a {} cannot be indexed like this", self.type_word(typ)), None)
-            }
-            E::ErrorMismatchDataType(wanted, got, _) | E::ErrorMismatchOutputType(wanted, got, _) => {
-                let (wanted, got) = (self.type_word(wanted), self.type_word(got));
-                let hint =
-                    (wanted == "bool").then(|| "a condition is true or false: compare, as in `x > 0`".to_string());
-                (format!("expected {}, but got {}", with_article(&wanted), with_article(&got)), hint)
-            }
-            E::ErrorArrayBounds(count, index, _) => (
-                format!("there is no item {index}: the array has {}", items(*count)),
-                Some("items are counted from 0".into()),
-            ),
-            E::ErrorStringBounds(count, index, _) => (
-                format!("there is no character {index}: the string has {count}"),
-                Some("characters are counted from 0".into()),
-            ),
-            E::ErrorFor(_) => (
-                "this is not something `for` can go through".into(),
-                Some("`for i in 0..n` counts; arrays, ranges and data sets can be gone through".into()),
-            ),
-            E::ErrorAssignmentToConstant(name, _) => (
-                format!("`{name}` is a constant and cannot be changed"),
-                Some(format!("declare it with `let {name} = ...;`")),
-            ),
-            E::ErrorStackOverflow(_) => (
-                format!("calls are nested more than {MAX_CALL_LEVELS} deep"),
-                Some("a function that calls itself must come to an end; use a loop for long repetitions".into()),
-            ),
-            E::ErrorTooManyModules(_) => ("too many imports".into(), None),
-            E::ErrorTerminated(reason, _) => (reason.to_string(), None),
-            E::ErrorSystem(..) => (lowered(&error.to_string()), None),
-            other => {
-                let text = other.to_string();
-                let text = text.split(" (line ").next().unwrap_or(&text);
-                (lowered(&text.replace('\'', "`")), None)
-            }
-        }
-    }
-
-    /// `name (type, type)`: another signature is listed, or the nearest name.
-    fn unknown_function(&self, call: &str) -> (String, Option<String>) {
-        let (name, types) =
-            call.split_once(" (").map_or((call, ""), |(name, rest)| (name, rest.strip_suffix(')').unwrap_or(rest)));
-        let name = name.trim();
-        let types: Vec<String> =
-            types.split(", ").filter(|typ| !typ.is_empty()).map(|typ| self.type_word(typ)).collect();
-        let api = Api::of(self.engine, true);
-        let named: Vec<_> = api.called(name).collect();
-        let is_operator = !name.starts_with(|first: char| first.is_alphanumeric() || first == '_');
-        if is_operator && types.len() == 2 {
-            let message =
-                format!("`{name}` does not work on {} and {}", with_article(&types[0]), with_article(&types[1]));
-            return (message, self.operator_hint(name, &types));
-        }
-        let arguments = match types.as_slice() {
-            [] => "no arguments".to_string(),
-            [one] => with_article(one),
-            several => format!("({})", several.join(", ")),
-        };
-        if !named.is_empty() {
-            let mut signatures: Vec<String> =
-                named.iter().map(|function| format!("`{}`", function.signature())).collect();
-            signatures.sort();
-            signatures.dedup();
-            // Those for the same receiver come first, and a long list helps nobody.
-            if let Some(receiver) = types.first() {
-                let same = format!(": {receiver}");
-                signatures.sort_by_key(|signature| !signature.split(',').next().unwrap_or_default().contains(&same));
-            }
-            let left_out = signatures.len().saturating_sub(4);
-            signatures.truncate(4);
-            let more = if left_out > 0 { format!(" (and {left_out} more)") } else { String::new() };
-            return (
-                format!("`{name}` cannot be called with {arguments}"),
-                Some(format!("there is {}{more}", signatures.join(", "))),
-            );
-        }
-        let own = self.script_functions();
-        if let Some((_, parameters)) = own.iter().find(|(function, _)| *function == name) {
-            let count = if types.len() == 1 { "1 argument".to_string() } else { format!("{} arguments", types.len()) };
-            return (format!("`{name}({parameters})` cannot be called with {count}"), None);
-        }
-        let message = match types.first() {
-            Some(_) => format!("there is no function `{name}` for {arguments}"),
-            None => format!("there is no function `{name}`"),
-        };
-        if let Some(other) = mistakes::other_name(name) {
-            return (message, Some(format!("it is called `{other}`")));
-        }
-        let near = match name.rsplit_once("::") {
-            Some((namespace, _)) => {
-                let candidates: Vec<String> = api
-                    .functions
-                    .iter()
-                    .filter(|function| function.namespace.as_deref() == Some(namespace))
-                    .map(|function| format!("{namespace}::{}", function.name))
-                    .collect();
-                nearest(name, candidates.iter().map(String::as_str)).map(str::to_string)
-            }
-            None => {
-                let global =
-                    api.functions.iter().filter(|function| function.is_global).map(|function| function.name.as_str());
-                nearest(name, global.chain(own.iter().map(|(function, _)| function.as_str()))).map(str::to_string)
-            }
-        };
-        (message, near.map(|near| format!("did you mean `{near}`?")))
-    }
-
-    fn operator_hint(&self, name: &str, types: &[String]) -> Option<String> {
-        if name == "+" && types.iter().any(|typ| typ == "string") {
-            return Some("text is built with backticks: `` `loss ${x}` ``".into());
-        }
-        if types.iter().any(|typ| typ == "()") {
-            return Some("`()` is nothing: a value that was never set, or a function that returns none".into());
-        }
-        let is_number = |typ: &String| typ == "integer" || typ == "float";
-        if types.iter().any(is_number) && types.iter().any(|typ| typ == "string") {
-            return Some("`parse_float(text)` and `parse_int(text)` read a number".into());
-        }
-        None
-    }
-
-    fn unknown_property(&self, text: &str) -> (String, Option<String>) {
-        let mut parts = text.split('\'').skip(1).step_by(2);
-        let (name, typ) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let typ = self.type_word(typ);
-        let api = Api::of(self.engine, true);
-        let of_type = |function: &&crate::host::names::Function| {
-            function.parameters.first().is_some_and(|(_, receiver)| *receiver == typ)
-        };
-        let known: Vec<&str> = api
-            .functions
-            .iter()
-            .filter(|function| function.name.starts_with("get$"))
-            .filter(of_type)
-            .filter_map(|function| function.property())
-            .collect();
-        let is_method = api.called(name).any(|function| of_type(&function));
-        let hint = if is_method {
-            Some(format!("it is a function: write `.{name}()`"))
-        } else if let Some(near) = nearest(name, known.iter().copied()) {
-            Some(format!("did you mean `.{near}`?"))
-        } else if known.is_empty() {
-            None
-        } else {
-            Some(format!("it has {}", known.iter().map(|name| format!("`.{name}`")).collect::<Vec<_>>().join(", ")))
-        };
-        (format!("{} has no property `{name}`", with_article(&typ)), hint)
-    }
-
-    /// The functions that the scripts of this run define.
-    fn script_functions(&self) -> Vec<(String, String)> {
-        let texts = self.sources.text(&self.file);
-        texts.iter().flat_map(|text| mistakes::declared_functions(text)).collect()
-    }
-
-    fn type_word(&self, typ: &str) -> String {
-        Api::of(self.engine, false).type_word(self.engine.map_type_name(typ.trim()))
     }
 
     fn frame(&mut self, how: &'static str, position: Position) {
@@ -365,16 +177,5 @@ fn inner_script_error(error: &Error) -> Option<&EvalAltResult> {
             error.downcast_ref::<Box<EvalAltResult>>().map(Box::as_ref).or_else(|| error.downcast_ref())
         }
         _ => None,
-    }
-}
-
-/// `an integer`, `a Dataset`, `nothing`.
-fn with_article(word: &str) -> String {
-    match word {
-        "()" => "`()` (nothing)".into(),
-        "integer" | "array" => format!("an {word}"),
-        "float" | "bool" | "character" | "map" | "string" | "function" | "value" => format!("a {word}"),
-        other if other.starts_with(['A', 'E', 'I', 'O', 'U']) => format!("an `{other}`"),
-        other => format!("a `{other}`"),
     }
 }

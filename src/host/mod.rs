@@ -16,3 +16,4 @@ pub mod resolver;
 pub mod run;
 pub mod sources;
 pub mod tasks;
+mod words;
