@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use rhai::{AST, ASTNode, Expr, Position};
 
-use crate::error::{Error, What, nearest};
+use crate::error::{Error, What};
 use crate::host::arguments::{Asked, called, imports};
 use crate::host::diagnostics::{Diagnostic, Frame, Location};
 use crate::host::explain::explain;
@@ -107,18 +107,8 @@ impl Checker<'_> {
             true
         });
         for (call, position) in unknown {
-            let candidates: Vec<String> = match call.rsplit_once("::") {
-                Some((namespace, _)) => self
-                    .api
-                    .functions
-                    .iter()
-                    .filter(|function| function.namespace.as_deref() == Some(namespace))
-                    .map(|function| format!("{namespace}::{}", function.name))
-                    .collect(),
-                None => self.api.functions.iter().map(|function| function.name.clone()).chain(own.clone()).collect(),
-            };
             let error = Error::new(What::Script(format!("there is no function `{call}`")));
-            let error = match nearest(&call, candidates.iter().map(String::as_str)) {
+            let error = match self.api.nearest_call(&call, own.iter().map(String::as_str)) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error,
             };

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use rhai::Engine;
 use serde::Deserialize;
 
+use crate::error::nearest;
+
 /// The functions and types of an engine.
 #[derive(Debug, Default)]
 pub struct Api {
@@ -127,6 +129,18 @@ impl Api {
             function.name == name
                 && if namespace.is_some() { function.namespace.as_deref() == namespace } else { function.is_global }
         })
+    }
+
+    /// The nearest call to `call` among the engine's functions and those of the script itself.
+    pub fn nearest_call<'a>(&'a self, call: &str, own: impl IntoIterator<Item = &'a str>) -> Option<String> {
+        let Some((namespace, _)) = call.rsplit_once("::") else {
+            let global =
+                self.functions.iter().filter(|function| function.is_global).map(|function| function.name.as_str());
+            return nearest(call, global.chain(own)).map(str::to_string);
+        };
+        let inside = self.functions.iter().filter(|function| function.namespace.as_deref() == Some(namespace));
+        let candidates: Vec<String> = inside.map(|function| format!("{namespace}::{}", function.name)).collect();
+        nearest(call, candidates.iter().map(String::as_str)).map(str::to_string)
     }
 
     /// Whether any of the engine's own types has this name in people's words.

@@ -147,8 +147,8 @@ impl Host {
     }
 }
 
-/// Bytes of stack for a recipe. Calls 64 deep with deep expressions in each took up to 3 MiB without optimization;
-/// callbacks nest engines. Untouched pages of it cost nothing.
+/// Bytes of stack for a recipe: calls as deep as the limit overflowed 2 MiB without optimization, and callbacks nest
+/// further. Pages that are never touched cost nothing.
 const STACK: usize = 64 << 20;
 
 /// Where relative paths are looked up: the working directory, then the recipe's folder.

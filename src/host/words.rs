@@ -141,22 +141,7 @@ impl<'a> Words<'a> {
         if let Some(other) = mistakes::other_name(name) {
             return (message, Some(format!("it is called `{other}`")));
         }
-        let near = match name.rsplit_once("::") {
-            Some((namespace, _)) => {
-                let candidates: Vec<String> = api
-                    .functions
-                    .iter()
-                    .filter(|function| function.namespace.as_deref() == Some(namespace))
-                    .map(|function| format!("{namespace}::{}", function.name))
-                    .collect();
-                nearest(name, candidates.iter().map(String::as_str)).map(str::to_string)
-            }
-            None => {
-                let global =
-                    api.functions.iter().filter(|function| function.is_global).map(|function| function.name.as_str());
-                nearest(name, global.chain(own.iter().map(|(function, _)| function.as_str()))).map(str::to_string)
-            }
-        };
+        let near = api.nearest_call(name, own.iter().map(|(function, _)| function.as_str()));
         (message, near.map(|near| format!("did you mean `{near}`?")))
     }
 
