@@ -189,3 +189,18 @@ fn check_names_every_problem_of_a_recipe_and_its_imports() {
     let output = run(folder.path(), &["check", "good.rhai"]);
     assert_eq!(text(&output.stdout), "good.rhai: OK (2 scripts)\narguments: epochs\n", "{}", text(&output.stderr));
 }
+
+#[test]
+fn the_library_can_be_replaced_by_a_folder() {
+    let folder = recipes(&[("recipe.rhai", "import \"std/greet\" as greet; print(greet::hello());")]);
+    std::fs::create_dir(folder.path().join("lib")).unwrap();
+    std::fs::write(folder.path().join("lib/greet.rhai"), "fn hello() { no_such() }").unwrap();
+    let output = run(folder.path(), &["run", "recipe.rhai", "--stdlib", "lib"]);
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("--> std/greet.rhai:1:14") && stderr.contains("from recipe.rhai:1:"), "{stderr}");
+    std::fs::write(folder.path().join("lib/greet.rhai"), "fn hello() { \"hello\" }").unwrap();
+    let output = run(folder.path(), &["run", "recipe.rhai", "--stdlib", "lib"]);
+    assert_eq!(text(&output.stdout), "hello\n", "{}", text(&output.stderr));
+    let output = run(folder.path(), &["run", "recipe.rhai"]);
+    assert!(text(&output.stderr).contains("`std/greet.rhai` was not found"), "{}", text(&output.stderr));
+}
