@@ -11,3 +11,5 @@ pub mod head;
 pub mod train;
 pub mod report;
 pub mod api;
+pub mod host;
+pub mod cli;

@@ -3,11 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "clippy's exception for tests does not cover their helper functions")]
 
 mod arguments;
+mod cli;
 mod data;
 mod dataset_script;
+mod host;
 mod hub;
+mod layers;
 mod optimizer;
+mod reference;
 mod samplers;
 mod schedules;
 mod tokenizer;
 mod tokenizer_crafted;
+mod wrong;

@@ -2,7 +2,6 @@
 //!
 //! The state is a view that the trainer keeps up to date; setting a flag of the control steers the run, as in Hugging Face.
 
-#![expect(clippy::unwrap_used, reason = "the exporting macro unwraps arguments that the engine has checked")]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -2,7 +2,6 @@
 //!
 //! A data set never changes; each method gives a new one. Functions given to `map` and `filter` see rows as maps.
 
-#![expect(clippy::unwrap_used, reason = "the macro that exports a namespace unwraps arguments it has checked")]
 
 use std::any::TypeId;
 

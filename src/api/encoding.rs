@@ -1,7 +1,5 @@
 //! `Encoding`: what `tokenizer.encode` gives to a script, with Hugging Face's property names.
 
-#![expect(unreachable_pub, reason = "Rhai's `export_module` takes `pub` functions alone")]
-#![expect(clippy::unwrap_used, reason = "in what `export_module` generates")]
 
 use rhai::plugin::*;
 use rhai::{Array, Map};

@@ -17,7 +17,7 @@ use crate::head::Task;
 use crate::report::Reporter;
 
 /// Loads a task by name: `std/tasks/NAME`, a path to a `.rhai` file, or `plugin:NAME`.
-pub type TaskLoader = dyn Fn(&str) -> Result<Arc<dyn Task>> + Send + Sync;
+pub type TaskLoader = dyn Fn(&Session, &str) -> Result<Arc<dyn Task>> + Send + Sync;
 
 /// The state of one run. Cheap to clone; all clones are the same run.
 #[derive(Clone)]
@@ -105,7 +105,7 @@ impl Session {
     /// # Errors
     /// An unknown name, or a script that does not compile.
     pub fn task(&self, name: &str) -> Result<Arc<dyn Task>> {
-        (self.0.tasks)(name)
+        (self.0.tasks)(self, name)
     }
 
     /// The seed that initialises new weights: `set_seed` or 42, unless `--seed` is given.

@@ -3,8 +3,6 @@
 //! Names, options and defaults are Hugging Face's. What encoding means is `crate::tokenizer`'s; this file turns
 //! script values into its arguments and its results into script values.
 
-#![expect(unreachable_pub, reason = "Rhai's `export_module` takes `pub` functions alone")]
-#![expect(clippy::unwrap_used, reason = "in what `export_module` generates")]
 
 use rhai::plugin::*;
 use rhai::{Array, FuncRegistration, Map, Module};

@@ -3,7 +3,6 @@
 //! A script's functions (callbacks, metrics, a loss of its own) are called on the script's own engine, with the context of
 //! the call that trains; the trainer itself knows nothing of scripts.
 
-#![expect(clippy::unwrap_used, reason = "the exporting macro unwraps arguments that the engine has checked")]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};

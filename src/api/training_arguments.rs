@@ -3,7 +3,6 @@
 //! An options map flows in, a handle flows out that the `Trainer` takes and whose values a script can read. What the
 //! arguments mean is left to `train::arguments`.
 
-#![expect(clippy::unwrap_used, reason = "the exporting macro unwraps arguments that the engine has checked")]
 
 use std::sync::Arc;
 

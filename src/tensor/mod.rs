@@ -3,6 +3,7 @@
 //! candle's `Tensor` is the tensor of the whole program; this module adds the operations that candle lacks or
 //! that have no backward there. Shapes are in the comments, first dimension first.
 
+pub mod device;
 pub mod loss;
 pub mod ops;
 pub mod rng;

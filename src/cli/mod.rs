@@ -1,0 +1,188 @@
+//! The command line: one file per command, and what they share.
+//!
+//! Arguments flow in, an exit code flows out (sysexits.h). A command is a file with a clap struct and an
+//! `execute`, and one line in the list below.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::{Error, Result, What};
+use crate::host::diagnostics::{Diagnostic, Outcome, Style};
+use crate::host::run::RunSettings;
+use crate::host::sources::Sources;
+use crate::report::{Output, Reporter};
+use crate::tensor::device;
+
+macro_rules! commands {
+    ($($(#[$doc:meta])* $file:ident :: $name:ident),* $(,)?) => {
+        $(mod $file;)*
+
+        #[derive(Subcommand)]
+        enum Command {
+            $($(#[$doc])* $name($file::$name)),*
+        }
+
+        impl Command {
+            fn execute(self, context: &Context) -> Outcome {
+                match self {
+                    $(Command::$name(command) => command.execute(context)),*
+                }
+            }
+        }
+    };
+}
+
+commands![
+    /// Run a recipe
+    run::Run,
+    /// Compile a recipe and all its imports, and say what is wrong
+    check::Check,
+    /// Print the reference of everything a script may call
+    reference::Reference,
+];
+
+/// Fine-tune transformers from Rhai scripts.
+#[derive(Parser)]
+#[command(name = "retune", version, arg_required_else_help = true, subcommand_required = true)]
+struct CommandLine {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The flags that every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Globals {
+    /// Write one JSON object a line to stdout, and people's text to stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Leave out loading reports and progress
+    #[arg(long, global = true)]
+    pub quiet: bool,
+    /// Where tensors live
+    #[arg(long, global = true, default_value = "auto", value_parser = clap::builder::PossibleValuesParser::new(device::NAMES))]
+    pub device: String,
+    /// Let scripts read below PATH as well
+    #[arg(long, global = true, value_name = "PATH")]
+    pub allow_read: Vec<PathBuf>,
+    /// Let scripts write below PATH as well
+    #[arg(long, global = true, value_name = "PATH")]
+    pub allow_write: Vec<PathBuf>,
+    /// Use this seed instead of the recipe's
+    #[arg(long, global = true)]
+    pub seed: Option<u64>,
+    /// Use the library in DIR instead of the embedded one
+    #[arg(long, global = true, value_name = "DIR")]
+    pub stdlib: Option<PathBuf>,
+}
+
+/// What a command works with.
+pub struct Context {
+    /// The flags.
+    pub globals: Globals,
+    /// Where everything that is shown goes.
+    pub reporter: Reporter,
+    /// The scripts that diagnostics show lines of.
+    pub sources: Sources,
+}
+
+impl Context {
+    /// The settings of a run of `recipe`, with `name=value` arguments.
+    ///
+    /// # Errors
+    /// A device that is not there, a `--stdlib` that is no folder, or an argument without `=`.
+    pub fn run_settings(&self, recipe: PathBuf, arguments: &[String]) -> Result<RunSettings> {
+        if let Some(stdlib) = self.globals.stdlib.as_ref().filter(|folder| !folder.is_dir()) {
+            let name = stdlib.display().to_string();
+            return Err(Error::new(What::NotFound { kind: "folder", name })
+                .hint("`--stdlib` wants a folder like the embedded library"));
+        }
+        Ok(RunSettings {
+            recipe,
+            arguments: parse_arguments(arguments)?,
+            stdlib: self.globals.stdlib.clone(),
+            device: device::open(&self.globals.device)?,
+            seed: self.globals.seed,
+            reporter: self.reporter.clone(),
+        })
+    }
+}
+
+/// Runs the command line `arguments`, program name first, and returns the exit code.
+pub fn main(arguments: Vec<OsString>) -> u8 {
+    let command_line = match CommandLine::try_parse_from(&arguments) {
+        Ok(command_line) => command_line,
+        Err(refused) => return refuse(&refused, arguments.iter().any(|argument| argument == "--json")),
+    };
+    let CommandLine { globals, command } = command_line;
+    let reporter = Reporter::terminal(Output { json: globals.json, quiet: globals.quiet });
+    let context = Context { globals, reporter, sources: Sources::default() };
+    match command.execute(&context) {
+        Ok(()) => 0,
+        Err(diagnostic) => {
+            fail(&context, &diagnostic);
+            diagnostic.exit_code
+        }
+    }
+}
+
+/// Shows a failure: on stderr for people, and as an event for programs.
+fn fail(context: &Context, diagnostic: &Diagnostic) {
+    context.reporter.event("error", diagnostic.to_json(&context.sources));
+    let colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let style = if colored { Style::Colored } else { Style::Plain };
+    // Where stderr is closed, nobody is left to be told.
+    let _ = writeln!(std::io::stderr(), "{}", diagnostic.render(&context.sources, style));
+}
+
+/// Shows what clap says about a wrong command line (64), or the help or version that was asked for (0).
+fn refuse(refused: &clap::Error, json: bool) -> u8 {
+    // Where the stream is closed, nobody is left to be told.
+    let _ = refused.print();
+    if !refused.use_stderr() {
+        return 0;
+    }
+    let text = refused.to_string();
+    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
+    let usage = Error::new(What::Usage(message)).hint("`retune --help` lists the commands");
+    let diagnostic = Diagnostic::from(&usage);
+    if json {
+        Reporter::terminal(Output { json, quiet: false }).event("error", diagnostic.to_json(&Sources::default()));
+    }
+    diagnostic.exit_code
+}
+
+/// Writes text to stdout. A reader that went away is no failure: `retune reference | head` is fine.
+///
+/// # Errors
+/// Any other failure to write.
+fn print(text: &str) -> Result<()> {
+    let written = std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush());
+    match written {
+        Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(What::Write { path: "stdout".into(), source }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `name=value` pairs; a name given twice is an error.
+fn parse_arguments(pairs: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut arguments = BTreeMap::new();
+    for pair in pairs {
+        let usage = |text: String| Error::new(What::Usage(text));
+        let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(usage(format!("`{pair}` is not of the form `name=value`"))
+                .hint("arguments of the recipe are written `name=value`, without spaces around `=`"));
+        };
+        if arguments.insert(name.to_string(), value.to_string()).is_some() {
+            return Err(usage(format!("the argument `{name}` is given twice")));
+        }
+    }
+    Ok(arguments)
+}
