@@ -14,7 +14,7 @@ use crate::api::training_arguments::{EarlyStopping, TrainingArguments as Argumen
 use crate::data::Value;
 use crate::error::{Error, Result, What, nearest};
 use crate::head::Model;
-use crate::head::script::convert::{ScriptResult, lower, raise, to_dynamic, type_name};
+use crate::head::script::convert::{lower, to_dynamic, type_name};
 use crate::train::TrainingArguments;
 use crate::train::callbacks::{Callback, Event, Extra, TrainerControl};
 use crate::train::state::TrainerState;

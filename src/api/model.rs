@@ -169,7 +169,7 @@ fn load(context: &NativeCallContext, class: &Class, name: &str, options: Map) ->
     let folder = open_model(session.places(), &Hub::from_env(), name, revision.as_deref())?;
     let model = Model::from_pretrained(&folder, settings)?;
     check_family(class, &model)?;
-    session.reporter().loading(&(model.load_report().into()));
+    session.reporter().loading(model.load_report());
     Ok(model)
 }
 

@@ -416,7 +416,7 @@ mod trainer_functions {
     /// expect(trainer.args.learning_rate == 5e-5, "Hugging Face's default");
     /// ```
     #[rhai_fn(get = "args", pure)]
-    pub fn args(trainer: &mut ScriptTrainer) -> Arguments {
+    pub fn arguments(trainer: &mut ScriptTrainer) -> Arguments {
         trainer.0.arguments.clone()
     }
 }

@@ -88,3 +88,40 @@ impl Reporter {
         };
     }
 }
+
+impl Reporter {
+    /// Stub.
+    pub fn loading(&self, report: &crate::head::LoadReport) {
+        self.note(&format!("{report:?}"));
+    }
+    /// Stub.
+    pub fn saved(&self, path: &std::path::Path) {
+        self.note(&format!("saved {}", path.display()));
+    }
+    /// Stub.
+    pub fn set_result(&self, _key: &str, _value: Value) {}
+}
+
+/// Stub.
+pub struct RunCallback(Reporter);
+impl RunCallback {
+    /// Stub.
+    pub fn new(reporter: Reporter, _bars: bool) -> Self {
+        RunCallback(reporter)
+    }
+}
+impl crate::train::callbacks::Callback for RunCallback {
+    fn on_event(
+        &mut self,
+        event: crate::train::callbacks::Event,
+        _args: &crate::train::TrainingArguments,
+        _state: &mut crate::train::state::TrainerState,
+        _control: &mut crate::train::callbacks::TrainerControl,
+        extra: &crate::train::callbacks::Extra,
+    ) -> crate::error::Result<()> {
+        if event == crate::train::callbacks::Event::Log {
+            self.0.note(&Value::Object(extra.logs.cloned().unwrap_or_default()).to_string());
+        }
+        Ok(())
+    }
+}
