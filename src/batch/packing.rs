@@ -3,6 +3,9 @@
 //! Shapes: `tokens` is the number of tokens of all rows together, `rows` the number of rows. The padded view that
 //! attention by plain matrix products needs is an index, made once a batch.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
 
@@ -44,6 +47,10 @@ pub struct Batch {
     pub n_items: usize,
     /// The largest token id and position, and the largest segment: checked against the model before use.
     pub largest: Largest,
+    /// The share of a class target that a task's loss spreads over all classes: `label_smoothing_factor` while training.
+    pub label_smoothing: f64,
+    /// How many dropout sites the head has used in this forward.
+    dropout_sites: Arc<AtomicU64>,
 }
 
 /// The largest indices of a batch, with the rows that hold them.
@@ -111,6 +118,8 @@ impl Batch {
             first_row: 0,
             n_items: examples.iter().map(|(_, features)| features.n_items()).sum(),
             largest,
+            label_smoothing: 0.0,
+            dropout_sites: Arc::default(),
         })
     }
 
@@ -119,7 +128,18 @@ impl Batch {
     pub fn training(mut self, draw: Draw, first_row: usize) -> Self {
         self.draw = Some(draw);
         self.first_row = first_row;
+        self.dropout_sites = Arc::default();
         self
+    }
+
+    /// The number of the next dropout site of the head: 0, 1, ... in the order of the calls of one forward.
+    pub fn next_dropout_site(&self) -> u64 {
+        self.dropout_sites.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Counts dropout sites from 0 again: called where a forward starts, so that the same forward drops the same elements.
+    pub fn start_forward(&self) {
+        self.dropout_sites.store(0, Ordering::Relaxed);
     }
 
     /// The number of rows.

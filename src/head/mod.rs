@@ -3,12 +3,16 @@
 //! [`Task`] has two implementers: `script` (a Rhai module) and, with the issue on plugins, native code. A [`Model`] is an
 //! encoder with a task's head on it.
 
+pub mod best_labels;
 pub mod builder;
 pub mod labels;
 mod model;
 mod output;
+pub mod packed;
 pub mod prepare;
 pub mod script;
+pub mod spans;
+pub mod texts;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -202,6 +202,7 @@ impl Model {
     /// # Errors
     /// A token the model has no entry for, and what the task raises; items are turned into rows.
     pub fn forward(&self, batch: &Batch) -> Result<Output> {
+        batch.start_forward();
         let hidden = self.0.encoder.forward(batch)?;
         self.0.task.forward(&self.0.head, &hidden, batch).map_err(|error| batch.relocate(error))
     }
