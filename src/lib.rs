@@ -9,6 +9,7 @@ pub mod batch;
 pub mod model;
 pub mod head;
 pub mod train;
+pub mod pipeline;
 pub mod report;
 pub mod api;
 pub mod host;

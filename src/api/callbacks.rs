@@ -2,7 +2,6 @@
 //!
 //! The state is a view that the trainer keeps up to date; setting a flag of the control steers the run, as in Hugging Face.
 
-
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rhai::plugin::*;
@@ -144,7 +143,7 @@ impl Callback for ScriptCallback<'_> {
                 }
             }
             let args = (self.arguments.clone(), self.view.clone(), shared.clone(), map);
-            function.call_within_context::<Dynamic>(self.context, args).map_err(lower)?;
+            let _: Dynamic = function.call_within_context(self.context, args).map_err(lower)?;
             *control = *shared.flags();
         }
         Ok(())

@@ -2,7 +2,6 @@
 //!
 //! A data set never changes; each method gives a new one. Functions given to `map` and `filter` see rows as maps.
 
-
 use std::any::TypeId;
 
 use rhai::plugin::*;

@@ -1,6 +1,5 @@
 //! `Encoding`: what `tokenizer.encode` gives to a script, with Hugging Face's property names.
 
-
 use rhai::plugin::*;
 use rhai::{Array, Map};
 

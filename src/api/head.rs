@@ -316,6 +316,7 @@ fn small(session: &Session, config: Map) -> Result<HeadBuilder> {
         map.insert(key.to_string(), from_dynamic(value)?.to_json());
     }
     let settings = LoadSettings {
+        caller: "`HeadBuilder`".into(),
         overrides: Vec::new(),
         ignore_mismatched_sizes: false,
         seed: session.seed(),

@@ -3,19 +3,26 @@
 //! Each namespace is a Rhai plugin module whose doc comments are the reference: a description, then an example
 //! in a `rhai` code block that runs as a test.
 
-
 #![expect(unreachable_pub, reason = "the macro that exports a namespace takes public functions alone")]
 #![expect(clippy::unwrap_used, reason = "the macro writes them for receivers; the layer test refuses ours")]
 
 mod basics;
+mod batch;
 pub mod callbacks;
 mod dataset;
 pub mod encoding;
+mod head;
 mod load_dataset;
 pub mod model;
 pub mod options;
+mod pipeline;
 mod rows;
 pub mod session;
+mod task_rows;
+mod tensor;
+mod tensor_loss;
+mod tensor_math;
+mod tensor_shape;
 pub mod tokenizer;
 pub mod trainer;
 pub mod training_arguments;
@@ -23,10 +30,15 @@ pub mod training_arguments;
 /// Registers every namespace.
 pub fn register(engine: &mut rhai::Engine) {
     basics::register(engine);
+    batch::register(engine);
     callbacks::register(engine);
     dataset::register(engine);
+    head::register(engine);
     load_dataset::register(engine);
     model::register(engine);
+    pipeline::register(engine);
+    task_rows::register(engine);
+    tensor::register(engine);
     tokenizer::register(engine);
     trainer::register(engine);
     training_arguments::register(engine);

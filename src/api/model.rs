@@ -60,12 +60,21 @@ pub fn register(engine: &mut rhai::Engine) {
 fn namespace(class: &Class) -> Module {
     let mut module = Module::new();
     let example = match class.suffix {
-        "ForCausalLM" => format!("let class = \"{}\";\nexpect(class.contains(\"CausalLM\"), \"causal models come with a later version\");", class.name),
+        "ForCausalLM" => format!(
+            "let class = \"{}\";\nexpect(class.contains(\"CausalLM\"), \"causal models come with a later version\");",
+            class.name
+        ),
         "ForMaskedLM" => {
             // The embedded model has no such head, so its last layers are new.
-            format!("let model = {}::from_pretrained(\"std/minilm-tiny\");\nexpect(model.num_parameters() > 8000000, \"the encoder and the head\");", class.name)
+            format!(
+                "let model = {}::from_pretrained(\"std/minilm-tiny\");\nexpect(model.num_parameters() > 8000000, \"the encoder and the head\");",
+                class.name
+            )
         }
-        _ => format!("let model = {}::from_pretrained(\"std/minilm-tiny\", #{{ num_labels: 3 }});\nexpect(model.num_parameters() > 8000000, \"the encoder and the head\");", class.name),
+        _ => format!(
+            "let model = {}::from_pretrained(\"std/minilm-tiny\", #{{ num_labels: 3 }});\nexpect(model.num_parameters() > 8000000, \"the encoder and the head\");",
+            class.name
+        ),
     };
     let pretrained = comments(
         "Loads a pretrained model by directory, `std/...` or hub name, and puts the class's head on it.",
@@ -89,7 +98,10 @@ fn namespace(class: &Class) -> Module {
     let sizes = "model_type: \"bert\", hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, vocab_size: 50";
     let example = match class.suffix {
         "ForCausalLM" => example,
-        _ => format!("let model = {}::from_config(#{{ {sizes} }});\nexpect(model.config.hidden_size == 16, \"the sizes that were given\");", class.name),
+        _ => format!(
+            "let model = {}::from_config(#{{ {sizes} }});\nexpect(model.config.hidden_size == 16, \"the sizes that were given\");",
+            class.name
+        ),
     };
     let maker = class.clone();
     FuncRegistration::new("from_config")
@@ -139,7 +151,14 @@ fn comments(summary: &str, details: &str, example: &str) -> Vec<String> {
     text.lines().map(|line| if line.is_empty() { "///".to_string() } else { format!("/// {line}") }).collect()
 }
 
-fn settings(context: &NativeCallContext, class: &Class, name: &str, overrides: Vec<(String, serde_json::Value)>, ignore: bool, function: &str) -> Result<ModelSettings> {
+fn settings(
+    context: &NativeCallContext,
+    class: &Class,
+    name: &str,
+    overrides: Vec<(String, serde_json::Value)>,
+    ignore: bool,
+    function: &str,
+) -> Result<ModelSettings> {
     let session = Session::of(context);
     if class.suffix == "ForCausalLM" {
         return Err(Error::new(What::Unsupported(format!("`{}`", class.name)))
@@ -173,6 +192,17 @@ fn load(context: &NativeCallContext, class: &Class, name: &str, options: Map) ->
     Ok(model)
 }
 
+/// Loads a model of the class `AutoModel` + `suffix`, for a pipeline.
+pub(super) fn load_for(context: &NativeCallContext, suffix: &str, name: &str, revision: Option<&str>) -> Result<Model> {
+    let (suffix, task) = CLASSES.iter().find(|(known, _)| *known == suffix).copied().unwrap_or(CLASSES[0]);
+    let class = Class { name: format!("AutoModel{suffix}"), model_type: None, suffix, task: task.into() };
+    let mut options = Map::new();
+    if let Some(revision) = revision {
+        options.insert("revision".into(), Dynamic::from(revision.to_string()));
+    }
+    load(context, &class, name, options)
+}
+
 fn make(context: &NativeCallContext, class: &Class, config: Map) -> Result<Model> {
     let mut map = serde_json::Map::new();
     if let Some(model_type) = class.model_type {
@@ -190,7 +220,8 @@ fn make(context: &NativeCallContext, class: &Class, config: Map) -> Result<Model
 fn check_family(class: &Class, model: &Model) -> Result<()> {
     match class.model_type {
         Some(wanted) if wanted != model.family().model_type => {
-            let problem = format!("`{}` is a `{}` model, not a `{wanted}` one", model.name(), model.family().model_type);
+            let problem =
+                format!("`{}` is a `{}` model, not a `{wanted}` one", model.name(), model.family().model_type);
             Err(Error::new(What::Conflict(problem)).hint(format!("use `AutoModel{}`", class.suffix)))
         }
         _ => Ok(()),

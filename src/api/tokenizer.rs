@@ -3,7 +3,6 @@
 //! Names, options and defaults are Hugging Face's. What encoding means is `crate::tokenizer`'s; this file turns
 //! script values into its arguments and its results into script values.
 
-
 use rhai::plugin::*;
 use rhai::{Array, FuncRegistration, Map, Module};
 

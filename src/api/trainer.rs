@@ -3,7 +3,6 @@
 //! A script's functions (callbacks, metrics, a loss of its own) are called on the script's own engine, with the context of
 //! the call that trains; the trainer itself knows nothing of scripts.
 
-
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
@@ -25,9 +24,7 @@ use crate::head::script::output_to_dynamic;
 use crate::head::{Model, Output, Predictions};
 use crate::report::RunCallback;
 use crate::tokenizer::Tokenizer;
-use crate::train::{
-    EvaluationData, Hooks, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint,
-};
+use crate::train::{EvaluationData, Hooks, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint};
 
 /// A trainer as a script holds it. Cheap to clone; all clones are the same trainer.
 #[derive(Clone)]
@@ -52,7 +49,9 @@ pub fn register(engine: &mut rhai::Engine) {
 impl ScriptTrainer {
     fn new(session: &Session, options: Map) -> Result<Self> {
         let mut options = Options::new("`Trainer`", options);
-        let model: Model = options.object("model", "a model")?.ok_or_else(|| missing("model", "AutoModelFor...::from_pretrained(...)"))?;
+        let model: Model = options
+            .object("model", "a model")?
+            .ok_or_else(|| missing("model", "AutoModelFor...::from_pretrained(...)"))?;
         let arguments = match options.object::<Arguments>("args", "`TrainingArguments(#{ ... })`")? {
             Some(arguments) => arguments,
             None => {
@@ -155,8 +154,12 @@ impl ScriptTrainer {
                 let value = function.call_within_context::<Dynamic>(context, args).map_err(lower)?;
                 value.clone().try_cast::<Tensor>().ok_or_else(|| {
                     let got = type_name(&value);
-                    What::WrongType { name: "what `compute_loss` returns".into(), wanted: "a scalar Tensor".into(), got }
-                        .into()
+                    What::WrongType {
+                        name: "what `compute_loss` returns".into(),
+                        wanted: "a scalar Tensor".into(),
+                        got,
+                    }
+                    .into()
                 })
             }));
         }
@@ -205,7 +208,8 @@ impl ScriptTrainer {
 }
 
 fn missing(key: &str, example: &str) -> Error {
-    Error::new(What::NotFound { kind: "option of `Trainer`:", name: key.into() }).hint(format!("give `{key}: {example}`"))
+    Error::new(What::NotFound { kind: "option of `Trainer`:", name: key.into() })
+        .hint(format!("give `{key}: {example}`"))
 }
 
 /// Predictions and labels as a script sees them; labels are `()` where the data has none.
@@ -351,7 +355,11 @@ mod trainer_functions {
     /// expect("eval_loss" in trainer.evaluate(rows), "the rows have labels");
     /// ```
     #[rhai_fn(name = "evaluate", pure, return_raw)]
-    pub fn evaluate_on(context: NativeCallContext, trainer: &mut ScriptTrainer, data: Dynamic) -> ScriptResult<Dynamic> {
+    pub fn evaluate_on(
+        context: NativeCallContext,
+        trainer: &mut ScriptTrainer,
+        data: Dynamic,
+    ) -> ScriptResult<Dynamic> {
         evaluation_data(data).and_then(|data| trainer.evaluate(&context, Some(data))).map_err(raise)
     }
 

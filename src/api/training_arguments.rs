@@ -3,7 +3,6 @@
 //! An options map flows in, a handle flows out that the `Trainer` takes and whose values a script can read. What the
 //! arguments mean is left to `train::arguments`.
 
-
 use std::sync::Arc;
 
 use rhai::plugin::*;

@@ -107,6 +107,30 @@ impl Features {
         self.input_ids.len()
     }
 
+    /// The same example filled up to `length` tokens: padding has segment 0, and labels that take no part.
+    #[must_use]
+    pub fn padded(&self, length: usize, pad_id: u32) -> Features {
+        let n_tokens = self.n_tokens();
+        let mut padded = self.clone();
+        padded.input_ids.resize(length, pad_id);
+        if let Some(ids) = &mut padded.token_type_ids {
+            ids.resize(length, 0);
+        }
+        if let Some(ids) = &mut padded.position_ids {
+            ids.extend(n_tokens as u32..length as u32);
+        }
+        for (_, column) in &mut padded.columns {
+            match column {
+                Column::Ints(values) if values.len() == n_tokens => {
+                    values.resize(length, crate::tensor::loss::IGNORE_INDEX);
+                }
+                Column::Floats(values) if values.len() == n_tokens => values.resize(length, 0.0),
+                _ => {}
+            }
+        }
+        padded
+    }
+
     /// How many labels take part in the loss: what a mean over a batch divides by. Rows without `labels` count as one.
     pub fn n_items(&self) -> usize {
         match self.column("labels") {

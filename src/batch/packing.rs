@@ -3,6 +3,9 @@
 //! Shapes: `tokens` is the number of tokens of all rows together, `rows` the number of rows. The padded view that
 //! attention by plain matrix products needs is an index, made once a batch.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
 
@@ -30,6 +33,8 @@ pub struct Batch {
     pub position_ids: Tensor,
     /// Number of tokens of each row.
     pub lengths: Vec<usize>,
+    /// Number of tokens of each row that attention may look at: all, unless the task asked for padding.
+    pub key_lengths: Vec<usize>,
     /// Where each row starts; one more entry than rows, the last being `tokens`.
     pub starts: Vec<usize>,
     /// The other columns: `(rows)`, `(rows, k)`, or `(tokens)` for one value a token; i64 or f32.
@@ -42,10 +47,12 @@ pub struct Batch {
     pub first_row: usize,
     /// The number of labels that take part in the loss.
     pub n_items: usize,
-    /// The share of the target that a loss spreads over all classes; set by the trainer.
-    pub label_smoothing: f64,
     /// The largest token id and position, and the largest segment: checked against the model before use.
     pub largest: Largest,
+    /// The share of a class target that a task's loss spreads over all classes: `label_smoothing_factor` while training.
+    pub label_smoothing: f64,
+    /// How many dropout sites the head has used in this forward.
+    dropout_sites: Arc<AtomicU64>,
 }
 
 /// The largest indices of a batch, with the rows that hold them.
@@ -60,6 +67,23 @@ pub struct Largest {
 }
 
 impl Batch {
+    /// Packs `examples`, given with their row numbers, onto `device`, each row filled up to the longest with `pad_id`.
+    ///
+    /// Only for tasks whose loss looks at padding, as Hugging Face's does in extractive question answering: there the
+    /// softmax over a row's positions includes those of the padding, whose hidden states attend to the row's own tokens.
+    ///
+    /// # Errors
+    /// As [`Batch::pack`].
+    pub fn pack_padded(examples: &[(usize, &Features)], pad_id: u32, device: &Device) -> Result<Self> {
+        let longest = examples.iter().map(|(_, features)| features.n_tokens()).max().unwrap_or(0);
+        let padded: Vec<(usize, Features)> =
+            examples.iter().map(|(row, features)| (*row, features.padded(longest, pad_id))).collect();
+        let borrowed: Vec<(usize, &Features)> = padded.iter().map(|(row, features)| (*row, features)).collect();
+        let mut batch = Batch::pack(&borrowed, device)?;
+        batch.key_lengths = examples.iter().map(|(_, features)| features.n_tokens()).collect();
+        Ok(batch)
+    }
+
     /// Packs `examples`, given with their row numbers, onto `device`.
     ///
     /// # Errors
@@ -105,15 +129,17 @@ impl Batch {
             input_ids: Tensor::from_vec(ids, n_tokens, device)?,
             token_type_ids: Tensor::from_vec(types, n_tokens, device)?,
             position_ids: Tensor::from_vec(positions, n_tokens, device)?,
+            key_lengths: lengths.clone(),
             lengths,
             starts,
             columns,
             rows: examples.iter().map(|(row, _)| *row).collect(),
             draw: None,
             first_row: 0,
-            label_smoothing: 0.0,
             n_items: examples.iter().map(|(_, features)| features.n_items()).sum(),
             largest,
+            label_smoothing: 0.0,
+            dropout_sites: Arc::default(),
         })
     }
 
@@ -122,7 +148,18 @@ impl Batch {
     pub fn training(mut self, draw: Draw, first_row: usize) -> Self {
         self.draw = Some(draw);
         self.first_row = first_row;
+        self.dropout_sites = Arc::default();
         self
+    }
+
+    /// The number of the next dropout site of the head: 0, 1, ... in the order of the calls of one forward.
+    pub fn next_dropout_site(&self) -> u64 {
+        self.dropout_sites.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Counts dropout sites from 0 again: called where a forward starts, so that the same forward drops the same elements.
+    pub fn start_forward(&self) {
+        self.dropout_sites.store(0, Ordering::Relaxed);
     }
 
     /// The number of rows.

@@ -3,12 +3,16 @@
 //! [`Task`] has two implementers: `script` (a Rhai module) and, with the issue on plugins, native code. A [`Model`] is an
 //! encoder with a task's head on it.
 
+pub mod best_labels;
 pub mod builder;
 pub mod labels;
 mod model;
 mod output;
+pub mod packed;
 pub mod prepare;
 pub mod script;
+pub mod spans;
+pub mod texts;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -46,6 +50,12 @@ pub trait Task: Send + Sync {
 
     /// Whether the task has an optional function.
     fn has(&self, function: Function) -> bool;
+
+    /// Whether rows are filled up to the longest of their batch, because the loss looks at padding: the optional function
+    /// `padding()`, which returns Hugging Face's word `"longest"`.
+    fn pads_rows(&self) -> bool {
+        false
+    }
 
     /// Makes the head's parameters, by name.
     ///

@@ -197,11 +197,24 @@ impl Model {
         &self.0.architecture
     }
 
+    /// A batch of examples, given with their row numbers: packed, and padded where the task asks for it.
+    ///
+    /// # Errors
+    /// Those of [`Batch::pack`].
+    pub fn pack(&self, examples: &[(usize, &Features)]) -> Result<Batch> {
+        if self.0.task.pads_rows() {
+            let pad_id = self.config().count_or("pad_token_id", 0)? as u32;
+            return Batch::pack_padded(examples, pad_id, &self.0.device);
+        }
+        Batch::pack(examples, &self.0.device)
+    }
+
     /// Logits of a batch.
     ///
     /// # Errors
     /// A token the model has no entry for, and what the task raises; items are turned into rows.
     pub fn forward(&self, batch: &Batch) -> Result<Output> {
+        batch.start_forward();
         let hidden = self.0.encoder.forward(batch)?;
         self.0.task.forward(&self.0.head, &hidden, batch).map_err(|error| batch.relocate(error))
     }

@@ -77,7 +77,7 @@ impl Output {
             let rows: Vec<Value> = match kind {
                 Leading::Rows => all.to_vec(),
                 Leading::Tokens => {
-                    let spans = batch.starts.iter().zip(&batch.lengths);
+                    let spans = batch.starts.iter().zip(&batch.key_lengths);
                     spans.map(|(&start, &length)| Value::List(all[start..start + length].into())).collect()
                 }
             };

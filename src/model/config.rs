@@ -97,7 +97,8 @@ impl ModelConfig {
             if !is_known {
                 let error = Error::new(What::UnknownOption { key: key.clone(), of: of.to_string() });
                 let options = ["revision", "ignore_mismatched_sizes"];
-                let all = LABELS.into_iter().chain(options).chain(known.keys().chain(self.map.keys()).map(String::as_str));
+                let all =
+                    LABELS.into_iter().chain(options).chain(known.keys().chain(self.map.keys()).map(String::as_str));
                 return Err(match crate::error::nearest(key, all) {
                     Some(near) => error.hint(format!("did you mean `{near}`?")),
                     None => error.hint("it takes `num_labels`, `id2label`, `problem_type`, and any key of config.json"),
@@ -122,7 +123,9 @@ impl ModelConfig {
                 Some(count) if count >= 1 => Some(count as usize),
                 _ => {
                     let allowed = "a whole number of at least 1".into();
-                    return Err(What::OutOfRange { name: "`num_labels`".into(), value: value.to_string(), allowed }.into());
+                    return Err(
+                        What::OutOfRange { name: "`num_labels`".into(), value: value.to_string(), allowed }.into()
+                    );
                 }
             },
         };

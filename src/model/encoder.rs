@@ -244,12 +244,12 @@ impl PaddedView {
         let (rows, longest) = (batch.n_rows(), batch.longest());
         let padded = Tensor::from_vec(batch.padded_index(), rows * longest, device)?;
         let packed = Tensor::from_vec(batch.packed_index(), batch.n_tokens(), device)?;
-        let mask = if batch.lengths.iter().all(|&length| length == longest) {
+        let mask = if batch.key_lengths.iter().all(|&length| length == longest) {
             None
         } else {
             // Low enough that exp gives an exact zero, high enough that adding a score does not overflow.
             let place = |length: usize| (0..longest).map(move |place| if place < length { 0.0f32 } else { -1e30 });
-            let values: Vec<f32> = batch.lengths.iter().flat_map(|&length| place(length)).collect();
+            let values: Vec<f32> = batch.key_lengths.iter().flat_map(|&length| place(length)).collect();
             Some(Tensor::from_vec(values, (rows, 1, 1, longest), device)?.to_dtype(DType::F32)?)
         };
         Ok(PaddedView { rows, longest, padded, packed, mask })

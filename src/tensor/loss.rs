@@ -5,7 +5,9 @@
 use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Place, Result, What};
+use crate::tensor::arithmetic::as_float;
 use crate::tensor::ops::log_softmax;
+use crate::tensor::shape::{conflict, shown};
 
 /// The label that takes no part in a loss, as in PyTorch.
 pub const IGNORE_INDEX: i64 = -100;
@@ -34,21 +36,22 @@ impl Default for CrossEntropy {
 /// Shapes that do not fit, and a label out of range (its place is the item).
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, settings: &CrossEntropy) -> Result<Tensor> {
     let (n_items, n_classes) = logits.dims2().map_err(|_| {
-        shape_error(format!("cross_entropy takes logits of (items, classes), but got {:?}", logits.dims()))
+        conflict(format!("cross_entropy takes logits of (items, classes), but got {}", shown(logits.dims())))
     })?;
     if labels.dims() != [n_items] {
-        let got = labels.dims();
-        return Err(shape_error(format!("cross_entropy got {n_items} rows of logits and labels of shape {got:?}")));
+        let got = shown(labels.dims());
+        return Err(conflict(format!("cross_entropy got {n_items} rows of logits and labels of shape {got}")));
     }
+    let logits = &as_float(logits)?;
     let device = logits.device();
     let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
     check_labels(&labels, n_classes, settings.ignore_index)?;
     let weights: Option<Vec<f32>> = match &settings.weight {
         Some(weight) if weight.dims() == [n_classes] => Some(weight.to_dtype(DType::F32)?.to_vec1()?),
         Some(weight) => {
-            let got = weight.dims();
-            return Err(shape_error(format!(
-                "`weight` must have one number for each of {n_classes} classes, but has shape {got:?}"
+            let got = shown(weight.dims());
+            return Err(conflict(format!(
+                "`weight` must have one number for each of {n_classes} classes, but has shape {got}"
             )));
         }
         None => None,
@@ -104,6 +107,7 @@ fn check_labels(labels: &[i64], n_classes: usize, ignore_index: i64) -> Result<(
 /// Shapes that differ.
 pub fn mse(predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
     same_shape("mse_loss", predictions, targets)?;
+    let predictions = &as_float(predictions)?;
     let targets = targets.to_dtype(predictions.dtype())?;
     Ok((predictions - targets)?.sqr()?.mean_all()?)
 }
@@ -115,7 +119,9 @@ pub fn mse(predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// Shapes that differ.
 pub fn bce_with_logits(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     same_shape("bce_with_logits", logits, targets)?;
+    let logits = &as_float(logits)?;
     let targets = targets.to_dtype(logits.dtype())?;
+    // At a logit of 0 the gradients that candle gives `relu` and `abs` there, 1 and 1, add up to the right 1/2 - t.
     let softplus = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
     Ok(((logits.relu()? - (logits * targets)?)? + softplus)?.mean_all()?)
 }
@@ -124,9 +130,5 @@ fn same_shape(name: &str, a: &Tensor, b: &Tensor) -> Result<()> {
     if a.dims() == b.dims() {
         return Ok(());
     }
-    Err(shape_error(format!("{name} takes two tensors of one shape, but got {:?} and {:?}", a.dims(), b.dims())))
-}
-
-fn shape_error(text: String) -> Error {
-    What::Conflict(text).into()
+    Err(conflict(format!("{name} takes two tensors of one shape, but got {} and {}", shown(a.dims()), shown(b.dims()))))
 }

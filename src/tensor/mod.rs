@@ -3,9 +3,12 @@
 //! candle's `Tensor` is the tensor of the whole program; this module adds the operations that candle lacks or
 //! that have no backward there. Shapes are in the comments, first dimension first.
 
+pub mod arithmetic;
 pub mod device;
 pub mod loss;
 pub mod ops;
+pub mod reduce;
 pub mod rng;
+pub mod shape;
 
 pub use candle_core::{DType, Device, Tensor, Var};

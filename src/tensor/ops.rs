@@ -5,6 +5,7 @@
 use candle_core::{D, Tensor};
 
 use crate::error::{Error, Result, What, nearest};
+use crate::tensor::shape::{conflict, shown};
 
 /// The activation functions that a model's configuration can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl Activation {
         Ok(match self {
             Activation::Gelu => x.gelu_erf()?,
             Activation::GeluTanh => x.gelu()?,
-            Activation::Relu => x.relu()?,
+            Activation::Relu => relu(x)?,
             Activation::Silu => x.silu()?,
             Activation::Tanh => x.tanh()?,
             Activation::Linear => x.clone(),
@@ -75,12 +76,21 @@ impl Activation {
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let dims = x.dims().to_vec();
     let Some((&n_in, leading)) = dims.split_last() else {
-        return Err(What::Conflict("a linear layer needs at least one dimension, but got a scalar".into()).into());
+        return Err(conflict("a linear layer needs at least one dimension, but got a scalar".into()));
     };
-    let (n_out, wanted) = weight.dims2()?;
+    let &[n_out, wanted] = weight.dims() else {
+        let got = shown(weight.dims());
+        return Err(conflict(format!("a linear layer's weight has the shape (out, in), but got {got}")));
+    };
+    if let Some(bias) = bias.filter(|bias| bias.dims() != [n_out]) {
+        let got = shown(bias.dims());
+        return Err(conflict(format!("a linear layer with {n_out} outputs has a bias of ({n_out}), but got {got}")));
+    }
     if n_in != wanted {
-        let problem = format!("a linear layer takes {wanted} features, but the last dimension of {dims:?} is {n_in}");
-        return Err(What::Conflict(problem).into());
+        let got = shown(&dims);
+        return Err(conflict(format!(
+            "a linear layer takes {wanted} features, but the last dimension of {got} is {n_in}"
+        )));
     }
     let flat = x.reshape(((), n_in))?; // (rows, in)
     let y = flat.matmul(&weight.t()?)?; // (rows, out)
@@ -97,6 +107,15 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 /// # Errors
 /// Shapes that do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let size = x.dims().last().copied().unwrap_or(0);
+    if size == 0 || weight.dims() != [size] || bias.dims() != [size] {
+        return Err(conflict(format!(
+            "layer_norm of {} with a weight of {} and a bias of {}: both have the size of the last dimension",
+            shown(x.dims()),
+            shown(weight.dims()),
+            shown(bias.dims())
+        )));
+    }
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?; // (..., 1)
     let normal = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
@@ -132,4 +151,45 @@ pub fn log_softmax(x: &Tensor, dim: usize) -> Result<Tensor> {
 pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
     // tanh does not overflow: sigmoid(x) = (tanh(x / 2) + 1) / 2.
     Ok((((x * 0.5)?.tanh()? + 1.0)? * 0.5)?)
+}
+
+/// max(x, 0), whose gradient at 0 is 0 as in PyTorch (candle's is 1).
+///
+/// # Errors
+/// Those of the tensor operations.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    let zeros = x.zeros_like()?;
+    Ok(x.gt(&zeros)?.where_cond(x, &zeros)?)
+}
+
+/// |x|, whose gradient at 0 is 0 as in PyTorch (candle's is 1).
+///
+/// # Errors
+/// Those of the tensor operations.
+pub fn abs(x: &Tensor) -> Result<Tensor> {
+    Ok((x * x.sign()?.detach())?)
+}
+
+/// `x` to the power `p`.
+///
+/// # Errors
+/// Those of the tensor operations.
+pub fn pow(x: &Tensor, p: f64) -> Result<Tensor> {
+    Ok(match p {
+        0.0 => ((x - x.detach())? + 1.0)?,
+        1.0 => x.clone(),
+        2.0 => x.sqr()?,
+        _ => x.powf(p)?,
+    })
+}
+
+/// `x` cut to `[low, high]`; the gradient passes where nothing was cut, the ends included, as in PyTorch.
+///
+/// # Errors
+/// Those of the tensor operations.
+pub fn clamp(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
+    let low = (x.zeros_like()? + low)?;
+    let high = (x.zeros_like()? + high)?;
+    let raised = x.lt(&low)?.where_cond(&low, x)?;
+    Ok(x.gt(&high)?.where_cond(&high, &raised)?)
 }

@@ -3,7 +3,7 @@
 //! The loss is normalised over the whole window: each micro-batch counts with its share of the window's labels, so that
 //! one batch of 32 equals 4 of 8. Dropout draws by the row's number within the window, for the same reason.
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 
 use crate::batch::{Batch, Draw, Features};
 use crate::error::{Error, Place, Result, What};
@@ -23,10 +23,10 @@ pub(super) struct Window {
 }
 
 /// Builds the batch of the features at `indices`.
-pub(super) fn batch_of(prepared: &Prepared, indices: &[usize], device: &Device, label_smoothing: f64) -> Result<Batch> {
+pub(super) fn batch_of(model: &Model, prepared: &Prepared, indices: &[usize], label_smoothing: f64) -> Result<Batch> {
     let examples: Vec<(usize, &Features)> =
         indices.iter().map(|&index| (prepared.rows[index], &prepared.features[index])).collect();
-    let mut batch = Batch::pack(&examples, device)?;
+    let mut batch = model.pack(&examples)?;
     batch.label_smoothing = label_smoothing;
     Ok(batch)
 }

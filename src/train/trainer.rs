@@ -248,12 +248,12 @@ impl Trainer {
     /// One update: forward and backward over the window, clipping, the optimizer.
     fn step(&mut self, window: &[&[usize]], prepared: &Prepared, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
         let args = &self.settings.args;
-        let (device, smoothing) = (self.settings.model.device(), args.label_smoothing_factor);
-        let batches = window.iter().map(|indices| batch_of(prepared, indices, device, smoothing));
+        let model = self.settings.model.clone();
+        let batches = window.iter().map(|indices| batch_of(&model, prepared, indices, args.label_smoothing_factor));
         let batches = batches.collect::<Result<Vec<_>>>()?;
         let draw = Draw { seed: args.seed, step: self.state.global_step as u64 };
         let clip = args.clip_norm();
-        let (nan_policy, model) = (args.nan_policy, self.settings.model.clone());
+        let nan_policy = args.nan_policy;
 
         let mut compute_loss = hooks.compute_loss.take();
         let result = accumulate(&model, batches, draw, &mut compute_loss, || {

@@ -148,16 +148,19 @@ pub fn from_dynamic(value: &Dynamic) -> Result<Value> {
 /// A tensor as nested lists; a scalar becomes a number.
 pub fn tensor_to_value(tensor: &candle_core::Tensor) -> Result<Value> {
     use candle_core::DType;
-    if tensor.rank() > 0 {
-        let rows = (0..tensor.dim(0)?).map(|row| tensor_to_value(&tensor.get(row)?));
-        return Ok(Value::List(rows.collect::<Result<_>>()?));
+    let flat = tensor.flatten_all()?;
+    let mut values: Vec<Value> = if tensor.dtype().is_int() {
+        flat.to_dtype(DType::I64)?.to_vec1::<i64>()?.into_iter().map(Value::Int).collect()
+    } else {
+        flat.to_dtype(DType::F64)?.to_vec1::<f64>()?.into_iter().map(Value::Float).collect()
+    };
+    // From the last dimension to the first, each `size` values become one list.
+    for (place, &size) in tensor.dims().iter().enumerate().rev() {
+        let n_lists = tensor.dims()[..place].iter().product::<usize>();
+        let list = |number: usize| Value::List(values[number * size..(number + 1) * size].into());
+        values = (0..n_lists).map(list).collect();
     }
-    Ok(match tensor.dtype() {
-        DType::U8 | DType::U32 | DType::I64 | DType::I16 | DType::I32 => {
-            Value::Int(tensor.to_dtype(DType::I64)?.to_scalar()?)
-        }
-        _ => Value::Float(tensor.to_dtype(DType::F64)?.to_scalar()?),
-    })
+    values.pop().ok_or_else(|| What::Internal("a tensor gave no value".into()).into())
 }
 
 /// The type of a script's value with its article, for error messages.
@@ -172,6 +175,6 @@ pub fn type_name(value: &Dynamic) -> String {
         "array" | "rhai::Array" => "an array".into(),
         "string" | "alloc::string::String" | "&str" | "rhai::ImmutableString" => "a string".into(),
         "Fn" | "rhai::FnPtr" => "a function".into(),
-        other => format!("a `{}`", other.rsplit("::").next().unwrap_or(other)),
+        other => format!("a `{}`", other.rsplit("::").next().unwrap_or(other).trim_end_matches('>')),
     }
 }

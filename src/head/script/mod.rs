@@ -8,7 +8,7 @@ pub mod convert;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, Map, Scope};
+use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, Map, Position, Scope};
 
 use crate::batch::Batch;
 use crate::data::{Row, Value};
@@ -24,6 +24,7 @@ pub struct ScriptTask {
     engine: Arc<Engine>,
     ast: AST,
     functions: Vec<(String, usize)>,
+    pads_rows: bool,
 }
 
 /// The functions that every task has: name, number of parameters, signature.
@@ -61,25 +62,45 @@ impl ScriptTask {
             };
             return Err(Error::new(What::Script(problem)).hint(format!("a task has a function `{signature}`")));
         }
-        Ok(ScriptTask { name, engine, ast, functions })
+        let mut task = ScriptTask { name, engine, ast, functions, pads_rows: false };
+        if task.functions.iter().any(|(name, n_params)| name == "padding" && *n_params == 0) {
+            let value = task.call("padding", ())?;
+            task.pads_rows = match value.clone().into_string().as_deref() {
+                Ok("longest") => true,
+                Ok("none") => false,
+                _ => return Err(task.unexpected("padding", "\"longest\" or \"none\"", &value)),
+            };
+        }
+        Ok(task)
     }
 
     fn call(&self, function: &str, args: impl FuncArgs) -> Result<Dynamic> {
-        let options = CallFnOptions::new().eval_ast(false);
-        let mut scope = Scope::new();
-        self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args).map_err(lower)
+        self.run(function, args, |_| {})
     }
 
     /// Calls a function that was given a batch: errors that name an item of the batch name the row instead.
     fn call_on(&self, batch: &Batch, function: &str, args: impl FuncArgs) -> Result<Dynamic> {
+        self.run(function, args, |error| relocate(error, batch))
+    }
+
+    fn run(&self, function: &str, args: impl FuncArgs, adjust: impl FnOnce(&mut EvalAltResult)) -> Result<Dynamic> {
         let options = CallFnOptions::new().eval_ast(false);
         let mut scope = Scope::new();
-        self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args).map_err(
-            |mut error| {
-                relocate(&mut error, batch);
-                lower(error)
-            },
-        )
+        let result = self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args);
+        result.map_err(|mut error| {
+            adjust(&mut error);
+            // The position is one of this script, whatever script is being run when the error is shown.
+            let source = self.ast.source().unwrap_or(&self.name).to_string();
+            match *error {
+                EvalAltResult::ErrorInFunctionCall(..) => lower(error),
+                _ => lower(Box::new(EvalAltResult::ErrorInFunctionCall(
+                    function.to_string(),
+                    source,
+                    error,
+                    Position::NONE,
+                ))),
+            }
+        })
     }
 
     fn unexpected(&self, function: &str, wanted: &str, got: &Dynamic) -> Error {
@@ -102,6 +123,10 @@ impl ScriptTask {
 impl Task for ScriptTask {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn pads_rows(&self) -> bool {
+        self.pads_rows
     }
 
     fn has(&self, function: Function) -> bool {

@@ -1,0 +1,167 @@
+//! `pipeline(task, #{ model, tokenizer, ... })`: a saved or trained model in use.
+
+use indexmap::IndexMap;
+use rhai::plugin::*;
+use rhai::{Array, Map};
+
+use crate::api::model::load_for;
+use crate::api::options::Options;
+use crate::api::session::Session;
+use crate::data::hub::{Hub, open_tokenizer};
+use crate::data::{Dataset, Row, Value};
+use crate::error::{Error, Result, What};
+use crate::head::Model;
+use crate::head::script::convert::{ScriptResult, from_dynamic, raise, to_dynamic, type_name};
+use crate::pipeline::{Pipeline, suffix_of, text_row};
+use crate::tokenizer::{Tokenizer, TokenizerOptions};
+
+/// Makes the namespace and the type known to an engine.
+pub fn register(engine: &mut rhai::Engine) {
+    engine.register_type_with_name::<Pipeline>("Pipeline");
+    engine.register_global_module(exported_module!(pipeline_functions).into());
+}
+
+fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipeline> {
+    let session = Session::of(context);
+    let suffix = suffix_of(task)?;
+    let mut options = Options::new("`pipeline`", options);
+    let revision = options.string("revision")?;
+    let model = options.take("model").ok_or_else(|| {
+        Error::new(What::NotFound { kind: "option of `pipeline`:", name: "model".into() })
+            .hint("give a directory, a hub name or a loaded model")
+    })?;
+    let tokenizer = options.take("tokenizer");
+    let batch_size = options.count("batch_size", 1)?.unwrap_or(32);
+    let call = call_options(&mut options)?;
+    options.finish()?;
+    let name = model.clone().into_string().ok();
+    let model = match (&name, model.clone().try_cast::<Model>()) {
+        (Some(name), _) => load_for(context, suffix, name, revision.as_deref())?,
+        (None, Some(model)) => model,
+        (None, None) => return Err(wrong("model", "a directory, a hub name or a model", &model)),
+    };
+    if !model.architecture().ends_with(suffix) {
+        let problem = format!("the pipeline `{task}` needs a model `...{suffix}`, but this is a `{}`", model.architecture());
+        return Err(What::Conflict(problem).into());
+    }
+    let tokenizer = match tokenizer {
+        Some(value) => match (value.clone().try_cast::<Tokenizer>(), value.clone().into_string()) {
+            (Some(tokenizer), _) => tokenizer,
+            (None, Ok(name)) => open(&session, &name, revision.as_deref())?,
+            (None, Err(_)) => return Err(wrong("tokenizer", "a directory, a hub name or a tokenizer", &value)),
+        },
+        None => match &name {
+            Some(name) => open(&session, name, revision.as_deref())?,
+            None => {
+                return Err(Error::new(What::NotFound { kind: "option of `pipeline`:", name: "tokenizer".into() })
+                    .hint("a loaded model does not bring its tokenizer: give `tokenizer: tokenizer`"));
+            }
+        },
+    };
+    let pipeline = Pipeline::new(model, tokenizer, batch_size);
+    Ok(call.into_iter().fold(pipeline, |pipeline, (name, value)| pipeline.with_option(&name, value)))
+}
+
+fn open(session: &Session, name: &str, revision: Option<&str>) -> Result<Tokenizer> {
+    let folder = open_tokenizer(session.places(), &Hub::from_env(), name, revision)?;
+    Tokenizer::from_folder(&folder, TokenizerOptions::default())
+}
+
+fn wrong(key: &str, wanted: &str, got: &Dynamic) -> Error {
+    What::WrongType { name: format!("`{key}` of `pipeline`"), wanted: wanted.into(), got: type_name(got) }.into()
+}
+
+/// The options that a call may also give.
+fn call_options(options: &mut Options) -> Result<IndexMap<String, Value>> {
+    let mut map = IndexMap::new();
+    if let Some(value) = options.take("top_k") {
+        // Hugging Face's `top_k=None` means all labels; `()` counts as absent here, so 0 does.
+        let count = value.as_int().ok().filter(|count| *count >= 0);
+        let count = count.ok_or_else(|| wrong("top_k", "a whole number from 0 (0 means all labels)", &value))?;
+        map.insert("top_k".into(), Value::Int(if count == 0 { i64::MAX } else { count }));
+    }
+    if let Some(name) = options.choice("function_to_apply", &["softmax", "sigmoid", "none"])? {
+        map.insert("function_to_apply".into(), Value::from(name.as_str()));
+    }
+    Ok(map)
+}
+
+fn row_of(value: &Dynamic) -> Result<Row> {
+    if let Ok(text) = value.clone().into_string() {
+        return Ok(text_row(&text));
+    }
+    match from_dynamic(value)? {
+        Value::Map(map) => Ok(map),
+        _ => Err(wrong("input", "a text, a map such as #{ text, text_pair }, or an array of them", value)),
+    }
+}
+
+fn predict(pipeline: &Pipeline, input: &Dynamic, options: Map) -> Result<Dynamic> {
+    let mut options = Options::new("`predict`", options);
+    let call = call_options(&mut options)?;
+    options.finish()?;
+    if let Some(dataset) = input.clone().try_cast::<Dataset>() {
+        let results = pipeline.predict(dataset.rows(), &call)?;
+        return Ok(Dynamic::from_array(results.iter().map(to_dynamic).collect()));
+    }
+    if let Some(list) = input.clone().try_cast::<Array>() {
+        let rows = list.iter().map(row_of).collect::<Result<Vec<_>>>()?;
+        let results = pipeline.predict(&rows, &call)?;
+        return Ok(Dynamic::from_array(results.iter().map(to_dynamic).collect()));
+    }
+    let results = pipeline.predict(&[row_of(input)?], &call)?;
+    Ok(results.first().map_or(Dynamic::UNIT, to_dynamic))
+}
+
+/// Models in use.
+#[export_module]
+mod pipeline_functions {
+    /// Makes a pipeline: `text-classification`, also called `sentiment-analysis`.
+    ///
+    /// `model` is a directory, a hub name or a loaded model; with a loaded model, `tokenizer` is needed too. Other
+    /// options: `batch_size`, `revision`, and for every call `top_k` (0 means all labels) and `function_to_apply`.
+    ///
+    /// ```rhai
+    /// let classifier = pipeline("text-classification", #{ model: "std/minilm-tiny" });
+    /// let result = classifier.predict("a fine film");
+    /// expect(result.label == "LABEL_0" || result.label == "LABEL_1", "the labels have no names yet");
+    /// ```
+    #[rhai_fn(name = "pipeline", return_raw)]
+    pub fn new_pipeline(context: NativeCallContext, task: &str, options: Map) -> ScriptResult<Pipeline> {
+        make(&context, task, options).map_err(raise)
+    }
+
+    /// Predicts a text, a map `#{ text, text_pair }`, an array of them, or a data set: `#{ label, score }` for each.
+    ///
+    /// ```rhai
+    /// let classifier = pipeline("sentiment-analysis", #{ model: "std/minilm-tiny" });
+    /// let results = classifier.predict(["a fine film", "a dull film"]);
+    /// expect(results.len == 2 && results[0].score > 0.0, "one result a text");
+    /// ```
+    #[rhai_fn(name = "predict", pure, return_raw)]
+    pub fn predict_one(pipeline: &mut Pipeline, input: Dynamic) -> ScriptResult<Dynamic> {
+        predict(pipeline, &input, Map::new()).map_err(raise)
+    }
+
+    /// Predicts with options for this call: `top_k` (0 means all labels), `function_to_apply` (softmax, sigmoid, none).
+    ///
+    /// ```rhai
+    /// let classifier = pipeline("text-classification", #{ model: "std/minilm-tiny" });
+    /// let all = classifier.predict("a fine film", #{ top_k: 0 });
+    /// expect(all.len == 2 && all[0].score >= all[1].score, "all labels, best first");
+    /// ```
+    #[rhai_fn(name = "predict", pure, return_raw)]
+    pub fn predict_with(pipeline: &mut Pipeline, input: Dynamic, options: Map) -> ScriptResult<Dynamic> {
+        predict(pipeline, &input, options).map_err(raise)
+    }
+
+    /// The kind of object.
+    ///
+    /// ```rhai
+    /// expect(pipeline("text-classification", #{ model: "std/minilm-tiny" }).to_string() == "Pipeline", "a pipeline");
+    /// ```
+    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
+    pub fn to_string(_pipeline: &mut Pipeline) -> String {
+        "Pipeline".into()
+    }
+}
