@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use rhai::{Dynamic, EvalAltResult, Position};
+use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
@@ -17,6 +17,13 @@ pub type ScriptResult<T> = std::result::Result<T, Box<EvalAltResult>>;
 /// Wraps an error of the library so that the engine fills in the script position (a plain `ErrorSystem` would lose it).
 pub fn raise(error: Error) -> Box<EvalAltResult> {
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), Position::NONE))
+}
+
+/// As [`raise`], for functions of a namespace (`AutoTokenizer::from_pretrained`): Rhai 1.27 fills in the position of
+/// plain and method calls alone, so that of a qualified call is taken from its context.
+pub fn raise_at(context: &NativeCallContext) -> impl Fn(Error) -> Box<EvalAltResult> + use<> {
+    let position = context.call_position();
+    move |error| Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), position))
 }
 
 /// A data cell as a script sees it.
