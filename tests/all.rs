@@ -5,6 +5,7 @@
 mod arguments;
 mod cli;
 mod data;
+mod data_formats;
 mod dataset_script;
 mod host;
 mod hub;

@@ -106,7 +106,8 @@ mod dataset {
 
     /// Calls a function with each row and lays the map it gives over the row: keys are added or replaced.
     ///
-    /// A function that gives an array of maps makes several rows of one.
+    /// A function that gives an array of maps makes several rows of one. A function that uses the data set itself must be
+    /// passed as `map(ds, f)`, because `ds.map(f)` locks `ds` while it runs.
     ///
     /// ```rhai
     /// let ds = Dataset::from_rows([#{ text: "good" }, #{ text: "bad" }]);

@@ -10,7 +10,7 @@ use crate::api::session::Session;
 use crate::data::Dataset;
 use crate::data::load::{DataFiles, LoadOptions, Loaded, load};
 use crate::error::{Result, What};
-use crate::head::script::convert::{ScriptResult, raise, type_name};
+use crate::head::script::convert::{ScriptResult, raise, raise_at, type_name};
 
 /// Registers the functions of this file.
 pub(crate) fn register(engine: &mut Engine) {
@@ -99,8 +99,8 @@ mod constructors {
     /// expect(ds.len() == 2 && ds[0].text == "good", "two rows");
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn from_rows(rows: Array) -> ScriptResult<Dataset> {
-        rows::from_maps(&rows).map_err(raise)
+    pub fn from_rows(context: NativeCallContext, rows: Array) -> ScriptResult<Dataset> {
+        rows::from_maps(&rows).map_err(raise_at(&context))
     }
 
     /// Makes a data set of an array of maps: Hugging Face's name for `from_rows`.
@@ -110,8 +110,8 @@ mod constructors {
     /// expect(ds.len() == 2, "two rows");
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn from_list(rows: Array) -> ScriptResult<Dataset> {
-        rows::from_maps(&rows).map_err(raise)
+    pub fn from_list(context: NativeCallContext, rows: Array) -> ScriptResult<Dataset> {
+        rows::from_maps(&rows).map_err(raise_at(&context))
     }
 
     /// Makes a data set of a map from column to its values, which are arrays of one length.
@@ -121,7 +121,7 @@ mod constructors {
     /// expect(ds[1].text == "bad" && ds[1].label == 0, "columns become rows");
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn from_dict(columns: Map) -> ScriptResult<Dataset> {
-        rows::from_columns(&columns).map_err(raise)
+    pub fn from_dict(context: NativeCallContext, columns: Map) -> ScriptResult<Dataset> {
+        rows::from_columns(&columns).map_err(raise_at(&context))
     }
 }

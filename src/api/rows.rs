@@ -175,7 +175,7 @@ impl PerRow<'_> {
             result.as_bool().map_err(|_| {
                 let (name, wanted) = ("the result of the function given to `filter`".into(), "a bool".into());
                 let error = Error::new(What::WrongType { name, wanted, got: type_name(&result) });
-                self.fail(missing_value(error, &result), index)
+                self.fail(missing_value(error, &result, "true or false"), index)
             })
         })
     }
@@ -191,16 +191,17 @@ fn without(row: &Row, removed: &[String]) -> Row {
 
 /// A row with the cells of a map added or replaced.
 fn lay(row: &Row, map: &Dynamic) -> Result<Row> {
-    let new = cells(map, "the result of the function given to `map`").map_err(|error| missing_value(error, map))?;
+    let new = cells(map, "the result of the function given to `map`")
+        .map_err(|error| missing_value(error, map, "the map of new cells"))?;
     let mut whole = (**row).clone();
     whole.extend(new);
     Ok(Arc::new(whole))
 }
 
 /// The hint for a function that gives nothing.
-fn missing_value(error: Error, result: &Dynamic) -> Error {
+fn missing_value(error: Error, result: &Dynamic, wanted: &str) -> Error {
     match result.is_unit() {
-        true => error.hint("end the function with the value it gives, without a semicolon behind it"),
+        true => error.hint(format!("end the function with {wanted}")),
         false => error,
     }
 }

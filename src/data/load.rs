@@ -86,8 +86,10 @@ struct Plan<'a> {
 enum Kind {
     /// One file: there is no need to name its split.
     File,
-    /// A folder, or files given one by one.
-    Splits,
+    /// A folder whose files are sorted by their names.
+    Folder,
+    /// Files given one by one, in a folder.
+    Given,
     /// A format, for files given one by one.
     Builder,
 }
@@ -127,11 +129,11 @@ fn plan<'a>(places: &Places, name: &'a str, options: &LoadOptions) -> Result<Pla
     let (kind, files) = match &options.data_files {
         Some(files) if is_builder => (Kind::Builder, sources::given(places, None, files)?),
         Some(files) => match sources::folder(places, name)? {
-            Some(folder) => (Kind::Splits, sources::given(places, Some((name, &folder)), files)?),
+            Some(folder) => (Kind::Given, sources::given(places, Some((name, &folder)), files)?),
             None => return Err(sources::missing(places, name)),
         },
         None => match sources::folder(places, name)? {
-            Some(folder) => (Kind::Splits, sources::of_folder(name, &folder)?),
+            Some(folder) => (Kind::Folder, sources::of_folder(name, &folder)?),
             None => {
                 let file = sources::file(places, name)?.ok_or_else(|| sources::missing(places, name))?;
                 (Kind::File, IndexMap::from([(TRAIN.to_string(), vec![file])]))
@@ -146,7 +148,9 @@ impl Plan<'_> {
     fn read(&self, split: &str) -> Result<Dataset> {
         let sources = &self.files[split];
         let formats = sources.iter().map(|source| self.format.of(source)).collect::<Result<Vec<_>>>()?;
-        if let Some(other) = formats.iter().position(|format| *format != formats[0]) {
+        if let Some(other) = formats.iter().position(|format| *format != formats[0])
+            && self.kind == Kind::Folder
+        {
             let (one, two) = (sources[0].shown.display(), sources[other].shown.display());
             let problem = format!("the split `{split}` has files of two formats: `{one}` and `{two}`");
             return Err(Error::new(What::Conflict(problem)).hint("choose with `data_files`"));
@@ -156,7 +160,7 @@ impl Plan<'_> {
             let parsed = format.parse(&source.bytes()?, &source.shown)?;
             let name = match self.kind {
                 Kind::File | Kind::Builder => source.shown.display().to_string(),
-                Kind::Splits => format!("{}[{split}]", self.name),
+                Kind::Folder | Kind::Given => format!("{}[{split}]", self.name),
             };
             let data = Dataset::from_file(name, &source.shown, parsed);
             whole = Some(whole.map_or_else(|| data.clone(), |before| before.concat(&data)));

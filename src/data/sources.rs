@@ -33,7 +33,7 @@ impl Source {
 
 /// The folder called `name`; none where it is a file or not there.
 pub(super) fn folder(places: &Places, name: &str) -> Result<Option<Folder>> {
-    if name.is_empty() || (name.starts_with("std/") && file(places, name)?.is_some()) {
+    if name.is_empty() || (name.starts_with("std/") && Format::is_data(Path::new(name))) {
         return Ok(None);
     }
     places.folder(name)
@@ -117,11 +117,17 @@ fn find(places: &Places, folder: Option<(&str, &Folder)>, pattern: &str) -> Resu
     if let Some(source) = file(places, &path)? {
         return Ok(vec![source]);
     }
-    let found = match pattern.contains(['*', '?', '[']) {
-        true => matching(places, folder, pattern)?,
-        false => Vec::new(),
-    };
-    if found.is_empty() { Err(missing(places, &path)) } else { Ok(found) }
+    if !pattern.contains(['*', '?', '[']) {
+        return Err(missing(places, &path));
+    }
+    let found = matching(places, folder, pattern)?;
+    match found.is_empty() {
+        true => {
+            let error = Error::new(What::NotFound { kind: "file", name: path });
+            Err(error.hint("`data_files` is a pattern that no file's name matches"))
+        }
+        false => Ok(found),
+    }
 }
 
 /// The files whose names match a pattern such as `train-*.jsonl`.
