@@ -4,5 +4,6 @@ pub mod api;
 pub mod data;
 pub mod error;
 pub mod head;
+pub mod metrics;
 pub mod report;
 pub mod tensor;

@@ -1,1 +1,4 @@
 //! All integration tests, in one binary so that candle links once.
+
+mod metrics;
+mod report;

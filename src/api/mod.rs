@@ -3,5 +3,7 @@
 //! Each namespace is a Rhai plugin module whose doc comments are the reference: a description, then an example
 //! in a `rhai` code block that runs as a test.
 
+mod labels;
+pub mod metrics;
 pub mod options;
 pub mod session;
