@@ -8,6 +8,7 @@ pub mod tokenizer;
 pub mod batch;
 pub mod model;
 pub mod head;
+pub mod metrics;
 pub mod train;
 pub mod pipeline;
 pub mod report;

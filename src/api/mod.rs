@@ -12,7 +12,9 @@ pub mod callbacks;
 mod dataset;
 pub mod encoding;
 mod head;
+mod labels;
 mod load_dataset;
+pub mod metrics;
 pub mod model;
 pub mod options;
 mod pipeline;
@@ -35,6 +37,7 @@ pub fn register(engine: &mut rhai::Engine) {
     dataset::register(engine);
     head::register(engine);
     load_dataset::register(engine);
+    metrics::register(engine);
     model::register(engine);
     pipeline::register(engine);
     task_rows::register(engine);

@@ -41,7 +41,8 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
         (None, None) => return Err(wrong("model", "a directory, a hub name or a model", &model)),
     };
     if !model.architecture().ends_with(suffix) {
-        let problem = format!("the pipeline `{task}` needs a model `...{suffix}`, but this is a `{}`", model.architecture());
+        let problem =
+            format!("the pipeline `{task}` needs a model `...{suffix}`, but this is a `{}`", model.architecture());
         return Err(What::Conflict(problem).into());
     }
     let tokenizer = match tokenizer {

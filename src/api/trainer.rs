@@ -22,7 +22,7 @@ use crate::error::{Error, Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, lower, raise, to_dynamic, type_name};
 use crate::head::script::output_to_dynamic;
 use crate::head::{Model, Output, Predictions};
-use crate::report::RunCallback;
+use crate::report::{Bars, RunCallback};
 use crate::tokenizer::Tokenizer;
 use crate::train::{EvaluationData, Hooks, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint};
 
@@ -119,7 +119,7 @@ impl ScriptTrainer {
     fn hooks<'a>(&'a self, context: &'a NativeCallContext<'a>) -> Hooks<'a> {
         let session = Session::of(context);
         let reporter = session.reporter().clone();
-        let quiet_bars = self.0.arguments.0.disable_tqdm;
+        let bars = if self.0.arguments.0.disable_tqdm { Bars::Hidden } else { Bars::Shown };
         let mut hooks = Hooks {
             notes: Some(Box::new({
                 let reporter = reporter.clone();
@@ -128,7 +128,7 @@ impl ScriptTrainer {
             ..Hooks::default()
         };
         hooks.callbacks.push(Box::new(Follow(self.0.view.clone())));
-        hooks.callbacks.push(Box::new(RunCallback::new(reporter, !quiet_bars)));
+        hooks.callbacks.push(Box::new(RunCallback::new(reporter, bars)));
         for callback in &self.0.callbacks {
             match callback {
                 CallbackSetting::EarlyStopping(early) => hooks.callbacks.push(Box::new(early.callback())),

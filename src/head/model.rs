@@ -64,7 +64,7 @@ pub struct LoadReport {
     /// Parameters whose shape differs: name, shape in the checkpoint, shape in the model.
     pub mismatched: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// The checkpoint's stored type.
-    pub stored_type: String,
+    pub dtype_from: String,
     /// The number of parameters.
     pub parameters: usize,
     /// Seconds that loading took.
@@ -105,7 +105,7 @@ impl Model {
             new: record.new,
             unused: record.unused,
             mismatched: record.mismatched,
-            stored_type: backbone.stored_type,
+            dtype_from: backbone.stored_type,
             parameters: parameters.count(),
             seconds: started.elapsed().as_secs_f64(),
         };

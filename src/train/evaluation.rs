@@ -86,8 +86,7 @@ impl Trainer {
         let mut predictions = vec![Value::Null; prepared.features.len()];
         let (mut loss_sum, mut n_items) = (0.0, 0usize);
         for (number, indices) in batches.iter().enumerate() {
-            let batch =
-                batch_of(&self.settings.model, &prepared, indices, self.settings.args.label_smoothing_factor)?;
+            let batch = batch_of(&self.settings.model, &prepared, indices, self.settings.args.label_smoothing_factor)?;
             let output = self.settings.model.forward(&batch)?;
             if has_labels {
                 let loss = match &mut hooks.compute_loss {
