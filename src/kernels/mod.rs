@@ -1,3 +1,85 @@
-//! CPU kernels, the only SIMD code, each beside a plain reference implementation.
+//! CPU kernels, the only SIMD code and the only raw memory, each beside a plain twin.
+//!
+//! Each file is one differentiable operation on contiguous f32 tensors: a candle custom op with its own backward. The
+//! twins are the candle compositions of `tensor::ops`; they run on other devices and types, and everywhere when
+//! `RETUNE_KERNELS=reference` asks for them. Work is cut by shape alone, never by the number of threads, so that the bits
+//! are the same for any count.
 
+pub mod activation;
+pub mod attention;
 pub mod dropout;
+mod gemm;
+pub mod linear;
+pub mod math;
+pub mod norm;
+pub mod residual;
+
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
+
+use crate::error::{Error, Result, What};
+
+/// Which implementation is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Compositions of candle operations.
+    Reference,
+    /// The kernels of this module, with matrix products of the gemm crate.
+    Gemm,
+}
+
+static PATH: OnceLock<Path> = OnceLock::new();
+
+/// Reads `RETUNE_KERNELS`: `reference` or `gemm`; absent means the fastest.
+///
+/// # Errors
+/// Another value.
+pub fn path_from_env() -> Result<Path> {
+    match std::env::var("RETUNE_KERNELS").as_deref() {
+        Err(_) | Ok("" | "gemm") => Ok(Path::Gemm),
+        Ok("reference") => Ok(Path::Reference),
+        Ok(other) => {
+            let (name, value) = ("RETUNE_KERNELS".into(), format!("{other:?}"));
+            let allowed = "\"reference\" or \"gemm\" in this version".into();
+            Err(Error::new(What::OutOfRange { name, value, allowed }))
+        }
+    }
+}
+
+/// The implementation of this process: `RETUNE_KERNELS`, read once. A value that is not known counts as absent here; the
+/// command line refuses it before anything runs.
+pub fn path() -> Path {
+    *PATH.get_or_init(|| path_from_env().unwrap_or(Path::Gemm))
+}
+
+/// Whether all tensors are f32 on the CPU, which is what the kernels take.
+pub fn covers(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32)
+}
+
+/// The contiguous values behind a layout of a custom op's input.
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => candle_core::bail!("a kernel takes contiguous f32 values"),
+    }
+}
+
+/// Calls `read` with the values of tensors, made contiguous where they are not.
+pub(crate) fn with_values<const N: usize, T>(
+    tensors: [&Tensor; N],
+    read: impl FnOnce([&[f32]; N]) -> T,
+) -> candle_core::Result<T> {
+    let mut owned = Vec::with_capacity(N);
+    for tensor in tensors {
+        owned.push(tensor.contiguous()?);
+    }
+    let guards: Vec<_> = owned.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else { candle_core::bail!("a kernel takes tensors on the CPU") };
+        *slice = values(storage, layout)?;
+    }
+    Ok(read(slices))
+}

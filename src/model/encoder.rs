@@ -1,14 +1,20 @@
 //! The encoder: embeddings to last hidden state over packed tokens.
 //!
-//! This is the reference path: composed of candle operations that all have a backward, on any device. Attention runs on
-//! the padded view `(rows, heads, longest, longest)`; everything else on `(tokens, hidden)`. A faster engine takes the same
-//! parameters and the same [`Batch`], and is tested against this one.
+//! Two paths of the same function: on the CPU, the differentiable kernels of `kernels`, with attention over packed rows; on
+//! other devices, or when `RETUNE_KERNELS=reference` asks for it, their twins composed of candle operations, with attention
+//! on the padded view `(rows, heads, longest, longest)`. An engine that does all of it as one operation takes the same
+//! parameters and the same [`Batch`], and is tested against the twins.
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::batch::Batch;
 use crate::error::{Error, Place, Result, What};
-use crate::kernels::dropout::Site;
+use crate::kernels::activation::activation;
+use crate::kernels::attention::Attention;
+use crate::kernels::dropout::{Site, TokenNumber};
+use crate::kernels::{self, residual};
 use crate::model::family::{EncoderConfig, Family};
 use crate::model::layers::{Bias, Embedding, LayerNorm, Linear};
 use crate::model::parameters::Builder;
@@ -38,7 +44,20 @@ struct Layer {
     output_norm: LayerNorm,
 }
 
-/// What attention needs of a batch, made once for all layers.
+/// What a forward needs of its batch, made once for all layers.
+struct Forward<'a> {
+    batch: &'a Batch,
+    numbers: Arc<[TokenNumber]>,
+    attention: View,
+}
+
+/// What attention looks at.
+enum View {
+    Packed { starts: Arc<[usize]>, key_lengths: Arc<[usize]> },
+    Padded(PaddedView),
+}
+
+/// The padded view of a batch.
 struct PaddedView {
     rows: usize,
     longest: usize,
@@ -107,31 +126,63 @@ impl Encoder {
     /// A token, position or segment that the model has no entry for; the row is named.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.check(batch)?;
-        let view = PaddedView::new(batch, self.word.weight.var().device())?;
+        let forward = Forward::new(batch, self.word.weight.var().as_tensor())?;
         let mut x = self.word.forward(&batch.input_ids)?; // (tokens, hidden)
         if let Some(token_type) = &self.token_type {
             x = (x + token_type.forward(&batch.token_type_ids)?)?;
         }
         x = (x + self.position.forward(&batch.position_ids)?)?;
         x = self.norm.forward(&x)?;
-        x = self.dropout(x, batch, "embeddings")?;
+        x = self.dropout(x, &forward, "embeddings")?;
         for (number, layer) in self.layers.iter().enumerate() {
-            x = self.layer(layer, number, x, batch, &view)?;
+            x = self.layer(layer, number, x, &forward)?;
         }
         Ok(x)
     }
 
-    fn layer(&self, layer: &Layer, number: usize, x: Tensor, batch: &Batch, view: &PaddedView) -> Result<Tensor> {
-        let attended = self.attention(layer, number, &x, batch, view)?; // (tokens, hidden)
+    fn layer(&self, layer: &Layer, number: usize, x: Tensor, forward: &Forward<'_>) -> Result<Tensor> {
+        let attended = self.attention(layer, number, &x, forward)?; // (tokens, hidden)
         let attended = layer.attention_output.forward(&attended)?;
-        let attended = self.dropout(attended, batch, &format!("layer.{number}.attention.output"))?;
+        let attended = self.dropout(attended, forward, &format!("layer.{number}.attention.output"))?;
         let x = layer.attention_norm.forward(&(attended + x)?)?;
-        let wide = self.config.activation.apply(&layer.intermediate.forward(&x)?)?; // (tokens, intermediate)
-        let narrow = self.dropout(layer.output.forward(&wide)?, batch, &format!("layer.{number}.output"))?;
+        let wide = activation(&layer.intermediate.forward(&x)?, self.config.activation)?; // (tokens, intermediate)
+        let narrow = self.dropout(layer.output.forward(&wide)?, forward, &format!("layer.{number}.output"))?;
         layer.output_norm.forward(&(narrow + x)?)
     }
 
-    fn attention(&self, layer: &Layer, number: usize, x: &Tensor, batch: &Batch, view: &PaddedView) -> Result<Tensor> {
+    fn attention(&self, layer: &Layer, number: usize, x: &Tensor, forward: &Forward<'_>) -> Result<Tensor> {
+        match &forward.attention {
+            View::Padded(view) => self.padded_attention(layer, number, x, forward, view),
+            View::Packed { starts, key_lengths } => {
+                let attention = Attention {
+                    starts: starts.clone(),
+                    key_lengths: key_lengths.clone(),
+                    n_heads: self.config.n_heads,
+                    dropout: self.attention_sites(number, forward.batch).map(|sites| (sites, forward.numbers.clone())),
+                };
+                attention.apply(&layer.query.forward(x)?, &layer.key.forward(x)?, &layer.value.forward(x)?)
+            }
+        }
+    }
+
+    /// The sites of a layer's attention weights: one a head.
+    fn attention_sites(&self, number: usize, batch: &Batch) -> Option<Arc<[Site]>> {
+        let draw = batch.draw.filter(|_| self.config.attention_dropout > 0.0)?;
+        let site = |head: usize| {
+            let name = stream_hash(&format!("layer.{number}.attention.{head}"));
+            Site::new(draw.seed, draw.step, name, self.config.attention_dropout)
+        };
+        Some((0..self.config.n_heads).map(site).collect())
+    }
+
+    fn padded_attention(
+        &self,
+        layer: &Layer,
+        number: usize,
+        x: &Tensor,
+        forward: &Forward<'_>,
+        view: &PaddedView,
+    ) -> Result<Tensor> {
         let (heads, size) = (self.config.n_heads, self.config.hidden_size / self.config.n_heads);
         let split = |linear: &Linear| -> Result<Tensor> {
             let padded = linear.forward(x)?.index_select(&view.padded, 0)?; // (rows * longest, hidden)
@@ -144,7 +195,7 @@ impl Encoder {
             scores = scores.broadcast_add(mask)?;
         }
         let mut weights = ops::softmax(&scores, 3)?;
-        if let Some(factors) = self.attention_factors(number, batch, view)? {
+        if let Some(factors) = self.attention_factors(number, forward, view)? {
             weights = (weights * factors)?;
         }
         let mixed = weights.matmul(&value)?; // (rows, heads, longest, size)
@@ -153,18 +204,16 @@ impl Encoder {
     }
 
     /// Dropout's factors of the attention weights, `(rows, heads, longest, longest)`; each head is a site, each query a token.
-    fn attention_factors(&self, number: usize, batch: &Batch, view: &PaddedView) -> Result<Option<Tensor>> {
-        let (Some(draw), true) = (batch.draw, self.config.attention_dropout > 0.0) else { return Ok(None) };
+    fn attention_factors(&self, number: usize, forward: &Forward<'_>, view: &PaddedView) -> Result<Option<Tensor>> {
+        let batch = forward.batch;
+        let Some(sites) = self.attention_sites(number, batch) else { return Ok(None) };
         let (heads, longest) = (self.config.n_heads, view.longest);
-        let numbers = batch.token_numbers();
         let mut factors = vec![1.0f32; view.rows * heads * longest * longest];
-        for head in 0..heads {
-            let name = stream_hash(&format!("layer.{number}.attention.{head}"));
-            let site = Site::new(draw.seed, draw.step, name, self.config.attention_dropout);
+        for (head, site) in sites.iter().enumerate() {
             for (row, (&start, &length)) in batch.starts.iter().zip(&batch.lengths).enumerate() {
                 for place in 0..length {
                     let from = ((row * heads + head) * longest + place) * longest;
-                    site.factors(numbers[start + place], &mut factors[from..from + length]);
+                    site.factors(forward.numbers[start + place], &mut factors[from..from + batch.key_lengths[row]]);
                 }
             }
         }
@@ -172,8 +221,10 @@ impl Encoder {
         Ok(Some(Tensor::from_vec(factors, shape, view.padded.device())?))
     }
 
-    fn dropout(&self, x: Tensor, batch: &Batch, site: &str) -> Result<Tensor> {
-        dropout(&x, self.config.hidden_dropout, batch, stream_hash(site))
+    fn dropout(&self, x: Tensor, forward: &Forward<'_>, site: &str) -> Result<Tensor> {
+        let p = self.config.hidden_dropout;
+        let Some(draw) = forward.batch.draw.filter(|_| p > 0.0) else { return Ok(x) };
+        residual::dropout(&x, Site::new(draw.seed, draw.step, stream_hash(site), p), &forward.numbers)
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
@@ -225,18 +276,25 @@ pub fn dropout(x: &Tensor, p: f64, batch: &Batch, name: u64) -> Result<Tensor> {
     let (Some(draw), true) = (batch.draw, p > 0.0) else { return Ok(x.clone()) };
     let site = Site::new(draw.seed, draw.step, name, p);
     let n_leading = x.dims().first().copied().unwrap_or(1);
-    let width = x.elem_count() / n_leading.max(1);
-    let numbers = if n_leading == batch.n_tokens() {
-        batch.token_numbers()
+    let numbers: Arc<[TokenNumber]> = if n_leading == batch.n_tokens() && n_leading != batch.n_rows() {
+        batch.token_numbers().into()
     } else {
         // One vector a row, or something that has no tokens: numbered from the batch's first row.
         let first = batch.first_row as u32;
-        (0..n_leading as u32)
-            .map(|row| crate::kernels::dropout::TokenNumber { row: first + row, position: u32::MAX })
-            .collect()
+        (0..n_leading as u32).map(|row| TokenNumber { row: first + row, position: u32::MAX }).collect()
     };
-    let mask = Tensor::from_vec(site.mask(&numbers, width), x.shape(), x.device())?;
-    Ok((x * mask.to_dtype(x.dtype())?)?)
+    residual::dropout(x, site, &numbers)
+}
+
+impl<'a> Forward<'a> {
+    fn new(batch: &'a Batch, parameter: &Tensor) -> Result<Self> {
+        let attention = if kernels::path() == kernels::Path::Reference || !kernels::covers(&[parameter]) {
+            View::Padded(PaddedView::new(batch, parameter.device())?)
+        } else {
+            View::Packed { starts: batch.starts.clone().into(), key_lengths: batch.key_lengths.clone().into() }
+        };
+        Ok(Forward { batch, numbers: batch.token_numbers().into(), attention })
+    }
 }
 
 impl PaddedView {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::error::{Result, What};
+use crate::kernels;
 use crate::model::parameters::{Builder, Init, Parameter};
-use crate::tensor::ops;
 
 /// `x W^T + b`.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl Linear {
     /// A last dimension other than `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(|bias| bias.tensor());
-        ops::linear(x, &self.weight.tensor(), bias.as_ref())
+        kernels::linear::linear(x, &self.weight.tensor(), bias.as_ref())
     }
 }
 
@@ -83,7 +83,7 @@ impl LayerNorm {
     /// # Errors
     /// A last dimension other than `n`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.weight.tensor(), &self.bias.tensor(), self.eps)
+        kernels::norm::layer_norm(x, &self.weight.tensor(), &self.bias.tensor(), self.eps)
     }
 }
 

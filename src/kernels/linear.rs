@@ -1,0 +1,118 @@
+//! `x W^T + b` with its backward: three matrix products and a sum over rows.
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::kernels::gemm::{Threads, View, Write, product};
+use crate::kernels::{Path, covers, path, values, with_values};
+use crate::tensor::ops;
+
+/// `x` of `(..., in)`, `weight` of `(out, in)`, `bias` of `(out)`, to `(..., out)`.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let Some(bias) = bias else { return ops::linear(x, weight, None) };
+    let fits = weight.rank() == 2
+        && x.rank() >= 1
+        && x.dims().last() == weight.dims().last()
+        && bias.dims() == [weight.dims()[0]]
+        && x.elem_count() > 0;
+    if path() == Path::Reference || !covers(&[x, weight, bias]) || !fits {
+        return ops::linear(x, weight, Some(bias));
+    }
+    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?)
+}
+
+struct Linear;
+
+/// (rows, in, out).
+fn sizes(x: &Shape, weight: &Shape) -> (usize, usize, usize) {
+    let (n_out, n_in) = (weight.dims()[0], weight.dims()[1]);
+    (x.elem_count() / n_in, n_in, n_out)
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (rows, n_in, n_out) = sizes(x_layout.shape(), weight_layout.shape());
+        let (x, weight, bias) = (values(x, x_layout)?, values(weight, weight_layout)?, values(bias, bias_layout)?);
+        let mut y = vec![0.0; rows * n_out];
+        y.par_chunks_mut(n_out).with_min_len(16).for_each(|row| row.copy_from_slice(bias));
+        product(
+            (&mut y, View::rows(rows, n_out)),
+            (x, View::rows(rows, n_in)),
+            (weight, View::rows(n_out, n_in).t()),
+            1.0,
+            Write::Add,
+            Threads::All,
+        );
+        let mut dims = x_layout.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = n_out;
+        }
+        Ok((CpuStorage::F32(y), Shape::from(dims)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _y: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (rows, n_in, n_out) = sizes(x.shape(), weight.shape());
+        let (dx, dw, db) = with_values([x, weight, gradient], |[x, w, g]| {
+            let (g_view, mut dx, mut dw) = (View::rows(rows, n_out), vec![0.0; rows * n_in], vec![0.0; n_out * n_in]);
+            product(
+                (&mut dx, View::rows(rows, n_in)),
+                (g, g_view),
+                (w, View::rows(n_out, n_in)),
+                1.0,
+                Write::Replace,
+                Threads::All,
+            );
+            product(
+                (&mut dw, View::rows(n_out, n_in)),
+                (g, g_view.t()),
+                (x, View::rows(rows, n_in)),
+                1.0,
+                Write::Replace,
+                Threads::All,
+            );
+            (dx, dw, column_sums(g, n_out))
+        })?;
+        let device = x.device();
+        Ok((
+            Some(Tensor::from_vec(dx, x.shape(), device)?),
+            Some(Tensor::from_vec(dw, weight.shape(), device)?),
+            Some(Tensor::from_vec(db, bias.shape(), device)?),
+        ))
+    }
+}
+
+/// The sum of each column of a row-major matrix: blocks of 64 rows first, then the blocks in order.
+pub(super) fn column_sums(matrix: &[f32], n_columns: usize) -> Vec<f32> {
+    let add = |mut sum: Vec<f32>, row: &[f32]| {
+        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        sum
+    };
+    let blocks: Vec<Vec<f32>> = matrix
+        .par_chunks(64 * n_columns)
+        .map(|block| block.chunks_exact(n_columns).fold(vec![0.0; n_columns], add))
+        .collect();
+    blocks.iter().fold(vec![0.0; n_columns], |sum, block| add(sum, block))
+}
