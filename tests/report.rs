@@ -1,5 +1,7 @@
 //! What people and programs see: captured text and events, and bars on an emulated terminal.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking; clippy exempts only the test functions themselves")]
+
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
