@@ -1,5 +1,7 @@
 //! What people and programs see: captured text and events, and bars on an emulated terminal.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking; clippy exempts only the test functions themselves")]
+
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -42,7 +44,7 @@ fn run(reporter: &Reporter) -> Progress {
 fn finish(reporter: &Reporter, progress: &Progress) {
     progress.advance(312, 3.0);
     progress.log(&map(json!({
-        "train_runtime": 46.512, "train_samples_per_second": 107.5, "train_steps_per_second": 6.7, "train_loss": 0.3512
+        "train_runtime": 46.512, "train_samples_per_second": 107.6, "train_steps_per_second": 6.7, "train_loss": 0.3512
     })));
     progress.finish();
     reporter.set_result("output_dir", "output".into());
@@ -64,9 +66,9 @@ fn text_mode_has_lines_for_people() {
         "a note
 warning: mind the gap
 step  50  epoch  0.48  loss 0.5263  grad_norm  3.21  lr 9.1e-05
-step 104  epoch  1.00  eval_loss 0.4512  eval_accuracy 0.8220  (1.20 s, 417.10 samples/s)
+step 104  epoch  1.00  eval_loss 0.4512  eval_accuracy 0.8220  (1.20 s, 417/s)
 step 104  epoch  1.00  saved output/checkpoint-104
-trained  step 312  epoch  3.00  train_loss 0.3512  (46.5 s, 107.50 samples/s)
+trained  step 312  epoch  3.00  train_loss 0.3512  (46.5 s, 108 samples/s)
 "
     );
     assert_eq!(
@@ -79,7 +81,7 @@ summary
   eval_runtime              1.20 s
   eval_samples_per_second   417.10
   train_runtime             46.5 s
-  train_samples_per_second  107.50
+  train_samples_per_second  107.60
   train_steps_per_second    6.7000
   train_loss                0.3512
   output_dir                output
@@ -97,15 +99,14 @@ fn json_mode_has_events_at_full_precision() {
     finish(&reporter, &progress);
     reporter.finish();
     let metrics = json!({
-        "step": 104, "eval_loss": 0.45118, "eval_accuracy": 0.822, "eval_runtime": 1.1987,
-        "eval_samples_per_second": 417.1, "epoch": 1.0
+        "eval_loss": 0.45118, "eval_accuracy": 0.822, "eval_runtime": 1.1987, "eval_samples_per_second": 417.1, "epoch": 1.0
     });
     let train = json!({
-        "step": 312, "train_runtime": 46.512, "train_samples_per_second": 107.5, "train_steps_per_second": 6.7,
-        "train_loss": 0.3512, "epoch": 3.0
+        "train_runtime": 46.512, "train_samples_per_second": 107.6, "train_steps_per_second": 6.7, "train_loss": 0.3512,
+        "epoch": 3.0
     });
-    let with_event = |event: &str, body: &Value| {
-        let mut all = map(json!({ "event": event }));
+    let with_event = |event: &str, step: usize, body: &Value| {
+        let mut all = map(json!({ "event": event, "step": step }));
         all.extend(map(body.clone()));
         Value::Object(all)
     };
@@ -113,10 +114,10 @@ fn json_mode_has_events_at_full_precision() {
         json!({"event": "warning", "message": "mind the gap"}),
         json!({"event": "log", "step": 50, "loss": 0.526312345, "grad_norm": 3.2148, "learning_rate": 9.1e-5,
                "epoch": 0.4807692307692308}),
-        with_event("evaluate", &metrics),
+        with_event("evaluate", 104, &metrics),
         json!({"event": "save", "step": 104, "path": "output/checkpoint-104"}),
         json!({"event": "error", "message": "too bad"}),
-        with_event("log", &train),
+        with_event("log", 312, &train),
         json!({"event": "result", "metrics": metrics, "train": train, "output_dir": "output",
                "time_to_first_step_s": null}),
     ];

@@ -71,7 +71,7 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn precision_recall_f1(predictions: Dynamic, references: Dynamic) -> ScriptResult<Map> {
-        scores_map(&predictions, &references, Map::new()).map_err(raise)
+        scores_map(&predictions, &references, Map::new(), "`precision_recall_f1`").map_err(raise)
     }
 
     /// Precision, recall and F1 as a map, as scikit-learn defines them.
@@ -89,7 +89,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "precision_recall_f1", return_raw)]
     pub fn precision_recall_f1_with(predictions: Dynamic, references: Dynamic, options: Map) -> ScriptResult<Map> {
-        scores_map(&predictions, &references, options).map_err(raise)
+        scores_map(&predictions, &references, options, "`precision_recall_f1`").map_err(raise)
     }
 
     /// F1 of label 1: the harmonic mean of precision and recall.
@@ -324,10 +324,10 @@ fn chosen(options: &mut Options, labelled: &mut Labelled, tally: &Tally) -> Resu
     Ok(labels("labels", &listed)?.into_iter().map(|label| labelled.index(label)).collect())
 }
 
-fn scores_map(predictions: &Dynamic, references: &Dynamic, options: Map) -> Result<Map> {
+fn scores_map(predictions: &Dynamic, references: &Dynamic, options: Map, of: &str) -> Result<Map> {
     let mut labelled = Labelled::new(predictions, references)?;
     let tally = Tally::of(&labelled.predictions, &labelled.references)?;
-    let mut options = Options::new("`precision_recall_f1`", options);
+    let mut options = Options::new(of, options);
     let average = options.choice("average", &["binary", "macro", "micro", "weighted", "none"])?;
     let zero_division = options.float("zero_division")?.unwrap_or(0.0);
     let pos_label = options.take("pos_label").unwrap_or(Dynamic::ONE);
@@ -350,7 +350,7 @@ fn scores_map(predictions: &Dynamic, references: &Dynamic, options: Map) -> Resu
 }
 
 fn f1_of(predictions: &Dynamic, references: &Dynamic, options: Map) -> Result<Dynamic> {
-    scores_map(predictions, references, options).map(f1_entry)
+    scores_map(predictions, references, options, "`f1`").map(f1_entry)
 }
 
 fn f1_entry(mut scores: Map) -> Dynamic {

@@ -56,7 +56,7 @@ impl Progress {
         let (logs, digits) = self.placed(logs);
         self.reporter.note(&lines::log(&logs, digits));
         if logs.contains_key("train_runtime") {
-            self.reporter.set_result("train", Value::Object(logs.clone()));
+            self.reporter.set_result("train", without_step(&logs));
         }
         self.reporter.event("log", logs);
     }
@@ -72,7 +72,7 @@ impl Progress {
     pub fn evaluated(&self, metrics: &Map<String, Value>) {
         let (metrics, digits) = self.placed(metrics);
         self.reporter.note(&lines::evaluation(&metrics, digits));
-        self.reporter.set_result("metrics", Value::Object(metrics.clone()));
+        self.reporter.set_result("metrics", without_step(&metrics));
         self.reporter.event("evaluate", metrics);
     }
 
@@ -101,6 +101,12 @@ impl Progress {
         }
         (placed, pace.total.to_string().len())
     }
+}
+
+/// As Hugging Face's `evaluate()` and `train()` return it: the step belongs to the log history alone.
+fn without_step(entry: &Map<String, Value>) -> Value {
+    let kept = entry.iter().filter(|(key, _)| *key != "step");
+    Value::Object(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
 impl Evaluation {
