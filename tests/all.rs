@@ -3,19 +3,24 @@
 #![expect(clippy::unwrap_used, reason = "clippy's exception for tests does not cover their helper functions")]
 
 mod arguments;
+mod bert;
 mod cli;
 mod data;
 mod data_formats;
 mod dataset_script;
+mod gradients;
 mod host;
 mod hub;
 mod layers;
+mod losses;
 mod metrics;
 mod optimizer;
 mod reference;
 mod report;
 mod samplers;
 mod schedules;
+mod tasks;
+mod tensor;
 mod tokenizer;
 mod tokenizer_crafted;
 mod wrong;

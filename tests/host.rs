@@ -25,7 +25,7 @@ fn run_in(folder: &Path, recipe: &str) -> Result<String, String> {
     let (reporter, sources) = (Reporter::capture(), Sources::default());
     let settings = RunSettings::new(folder.join(recipe), reporter.clone());
     match Host::new(settings, &sources).run() {
-        Ok(()) => Ok(reporter.captured()),
+        Ok(()) => Ok(reporter.captured().stdout),
         Err(error) => Err(error.render(&sources, Style::Plain).replace(&format!("{}/", folder.display()), "")),
     }
 }

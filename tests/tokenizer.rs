@@ -336,7 +336,7 @@ fn the_examples_of_the_script_functions_run() {
         reporter: retune::report::Reporter::capture(),
         arguments: BTreeMap::new(),
         seed: None,
-        tasks: std::sync::Arc::new(|_| panic!("no tasks here")),
+        tasks: std::sync::Arc::new(|_, _| panic!("no tasks here")),
         recipe: "recipe.rhai".into(),
     });
     let mut engine = rhai::Engine::new();

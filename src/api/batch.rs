@@ -1,5 +1,7 @@
 //! `Batch`: several examples packed without padding, and what a head does with packed hidden states.
 
+#![expect(clippy::unwrap_used, reason = "in what `export_module` generates")]
+
 use candle_core::Tensor;
 use indexmap::IndexMap;
 use rhai::plugin::*;
@@ -12,7 +14,7 @@ use crate::batch::{Batch, Draw, Features, features};
 use crate::data::Value;
 use crate::error::{Result, What};
 use crate::head::packed;
-use crate::head::script::convert::{ScriptResult, from_dynamic, raise, type_name};
+use crate::head::script::convert::{ScriptResult, from_dynamic, raise, raise_in, type_name};
 
 /// Makes the type and its functions known to an engine.
 pub(crate) fn register(engine: &mut rhai::Engine) {
@@ -32,7 +34,7 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn of(context: NativeCallContext, rows: Array) -> ScriptResult<Batch> {
-        super::pack(&Session::of(&context), &rows, Map::new()).map_err(raise)
+        super::pack(&Session::of(&context), &rows, Map::new()).map_err(raise_in(&context))
     }
 
     /// A batch of encoded rows with options: `training: true` for a batch whose dropout drops, by `seed` (42) and `step` (0);
@@ -44,7 +46,7 @@ mod constructors {
     /// ```
     #[rhai_fn(name = "of", return_raw)]
     pub fn of_with(context: NativeCallContext, rows: Array, options: Map) -> ScriptResult<Batch> {
-        super::pack(&Session::of(&context), &rows, options).map_err(raise)
+        super::pack(&Session::of(&context), &rows, options).map_err(raise_in(&context))
     }
 }
 

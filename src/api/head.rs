@@ -1,5 +1,7 @@
 //! What a task's `create` makes a head of: `HeadBuilder` (`p`), and the layers and parameters it gives.
 
+#![expect(clippy::unwrap_used, reason = "in what `export_module` generates")]
+
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -12,7 +14,7 @@ use crate::api::session::Session;
 use crate::api::tensor::sizes;
 use crate::error::{Result, What};
 use crate::head::HeadBuilder;
-use crate::head::script::convert::{ScriptResult, from_dynamic, raise};
+use crate::head::script::convert::{ScriptResult, from_dynamic, raise, raise_in};
 use crate::model::backbone::LoadSettings;
 use crate::model::layers::{Bias, Embedding, LayerNorm, Linear};
 use crate::model::parameters::{Init, Parameter};
@@ -44,7 +46,7 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn from_config(context: NativeCallContext, config: Map) -> ScriptResult<HeadBuilder> {
-        super::small(&Session::of(&context), config).map_err(raise)
+        super::small(&Session::of(&context), config).map_err(raise_in(&context))
     }
 }
 

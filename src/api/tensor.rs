@@ -3,6 +3,8 @@
 //! The tensor is candle's. Names and rules are PyTorch's; negative dimensions count from the end. Element by element
 //! functions and reductions are in `tensor_math`, shapes and picking in `tensor_shape`, losses in `tensor_loss`.
 
+#![expect(clippy::unwrap_used, reason = "in what `export_module` generates")]
+
 use candle_core::{DType, Device, Tensor};
 use rhai::plugin::*;
 use rhai::{Array, FuncRegistration, INT, Map, Module};
@@ -10,7 +12,7 @@ use rhai::{Array, FuncRegistration, INT, Map, Module};
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::error::{Error, Result, What};
-use crate::head::script::convert::{ScriptResult, raise, tensor_to_value, to_dynamic, type_name};
+use crate::head::script::convert::{ScriptResult, raise, raise_in, tensor_to_value, to_dynamic, type_name};
 use crate::tensor::arithmetic::{Arithmetic, Operand, arithmetic};
 use crate::tensor::rng::Rng;
 use crate::tensor::shape::{self, conflict, dtype_name, shown};
@@ -96,7 +98,7 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn from_array(context: NativeCallContext, values: Array) -> ScriptResult<Tensor> {
-        super::nested(&values, Session::of(&context).device()).map_err(raise)
+        super::nested(&values, Session::of(&context).device()).map_err(raise_in(&context))
     }
 
     /// A tensor of zeros.
@@ -106,7 +108,7 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn zeros(context: NativeCallContext, shape: Array) -> ScriptResult<Tensor> {
-        super::filled(&context, &shape, 0.0).map_err(raise)
+        super::filled(&context, &shape, 0.0).map_err(raise_in(&context))
     }
 
     /// A tensor of ones.
@@ -116,7 +118,7 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn ones(context: NativeCallContext, shape: Array) -> ScriptResult<Tensor> {
-        super::filled(&context, &shape, 1.0).map_err(raise)
+        super::filled(&context, &shape, 1.0).map_err(raise_in(&context))
     }
 
     /// A tensor of one number, as 32-bit floats (whole numbers for an integer).
@@ -126,9 +128,14 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn full(context: NativeCallContext, shape: Array, value: Dynamic) -> ScriptResult<Tensor> {
-        let filled = super::filled(&context, &shape, super::number("the value of `full`", &value).map_err(raise)?);
-        let filled = filled.map_err(raise)?;
-        if value.is_int() { filled.to_dtype(DType::I64).map_err(|error| raise(error.into())) } else { Ok(filled) }
+        let filled =
+            super::filled(&context, &shape, super::number("the value of `full`", &value).map_err(raise_in(&context))?);
+        let filled = filled.map_err(raise_in(&context))?;
+        if value.is_int() {
+            filled.to_dtype(DType::I64).map_err(|error| raise_in(&context)(error.into()))
+        } else {
+            Ok(filled)
+        }
     }
 
     /// Standard normal numbers, which depend on the seed alone: `#{ seed: 42 }`, by default that of the run.
@@ -139,7 +146,7 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn randn(context: NativeCallContext, shape: Array, options: Map) -> ScriptResult<Tensor> {
-        super::normal(&context, &shape, options).map_err(raise)
+        super::normal(&context, &shape, options).map_err(raise_in(&context))
     }
 
     /// Standard normal numbers from the seed of the run.
@@ -149,7 +156,7 @@ mod constructors {
     /// ```
     #[rhai_fn(name = "randn", return_raw)]
     pub fn randn_by_run(context: NativeCallContext, shape: Array) -> ScriptResult<Tensor> {
-        super::normal(&context, &shape, Map::new()).map_err(raise)
+        super::normal(&context, &shape, Map::new()).map_err(raise_in(&context))
     }
 
     /// The whole numbers from 0 to `n - 1`.
@@ -159,8 +166,8 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn arange(context: NativeCallContext, n: INT) -> ScriptResult<Tensor> {
-        let n = super::sizes("arange", &[Dynamic::from(n)]).map_err(raise)?[0] as i64;
-        Tensor::arange(0i64, n, Session::of(&context).device()).map_err(|error| raise(error.into()))
+        let n = super::sizes("arange", &[Dynamic::from(n)]).map_err(raise_in(&context))?[0] as i64;
+        Tensor::arange(0i64, n, Session::of(&context).device()).map_err(|error| raise_in(&context)(error.into()))
     }
 
     /// Tensors joined along a dimension that exists.
@@ -170,8 +177,8 @@ mod constructors {
     /// expect(x.shape == [3, 2], "three rows");
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn cat(tensors: Array, dim: INT) -> ScriptResult<Tensor> {
-        super::tensors("cat", &tensors).and_then(|tensors| shape::cat(&tensors, dim)).map_err(raise)
+    pub fn cat(context: NativeCallContext, tensors: Array, dim: INT) -> ScriptResult<Tensor> {
+        super::tensors("cat", &tensors).and_then(|tensors| shape::cat(&tensors, dim)).map_err(raise_in(&context))
     }
 
     /// Tensors of one shape put side by side along a new dimension.
@@ -181,8 +188,8 @@ mod constructors {
     /// expect(x.shape == [2, 3], "two rows");
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn stack(tensors: Array, dim: INT) -> ScriptResult<Tensor> {
-        super::tensors("stack", &tensors).and_then(|tensors| shape::stack(&tensors, dim)).map_err(raise)
+    pub fn stack(context: NativeCallContext, tensors: Array, dim: INT) -> ScriptResult<Tensor> {
+        super::tensors("stack", &tensors).and_then(|tensors| shape::stack(&tensors, dim)).map_err(raise_in(&context))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Methods of `Tensor` element by element, and its reductions.
 
+#![expect(clippy::unwrap_used, reason = "in what `export_module` generates")]
+
 use candle_core::Tensor;
 use rhai::INT;
 use rhai::plugin::*;
@@ -324,21 +326,21 @@ mod reductions {
     /// The variance, with `n - 1` in the denominator, of all elements.
     ///
     /// ```rhai
-    /// expect(Tensor::from_array([1.0, 3.0]).var().item() == 2.0, "of two numbers");
+    /// expect(Tensor::from_array([1.0, 3.0]).variance().item() == 2.0, "of two numbers");
     /// ```
-    #[rhai_fn(name = "var", return_raw, pure)]
-    pub fn var_of_all(x: &mut Tensor) -> ScriptResult<Tensor> {
-        reduce::var(x, None).map_err(raise)
+    #[rhai_fn(name = "variance", return_raw, pure)]
+    pub fn variance_of_all(x: &mut Tensor) -> ScriptResult<Tensor> {
+        reduce::variance(x, None).map_err(raise)
     }
 
     /// The variance, with `n - 1` in the denominator, over dimension `dim`, which goes.
     ///
     /// ```rhai
-    /// expect(Tensor::from_array([[1.0, 3.0]]).var(1).to_array() == [2.0], "of each row");
+    /// expect(Tensor::from_array([[1.0, 3.0]]).variance(1).to_array() == [2.0], "of each row");
     /// ```
-    #[rhai_fn(name = "var", return_raw, pure)]
-    pub fn var_over(x: &mut Tensor, dim: INT) -> ScriptResult<Tensor> {
-        reduce::var(x, Some(dim)).map_err(raise)
+    #[rhai_fn(name = "variance", return_raw, pure)]
+    pub fn variance_over(x: &mut Tensor, dim: INT) -> ScriptResult<Tensor> {
+        reduce::variance(x, Some(dim)).map_err(raise)
     }
 
     /// The largest element of all elements.

@@ -1,5 +1,7 @@
 //! Methods of `Tensor` that change its shape or pick from it.
 
+#![expect(clippy::unwrap_used, reason = "in what `export_module` generates")]
+
 use candle_core::Tensor;
 use rhai::plugin::*;
 use rhai::{Array, INT};

@@ -104,15 +104,22 @@ impl CustomOp3 for Linear {
     }
 }
 
-/// The sum of each column of a row-major matrix: blocks of 64 rows first, then the blocks in order.
-pub(super) fn column_sums(matrix: &[f32], n_columns: usize) -> Vec<f32> {
-    let add = |mut sum: Vec<f32>, row: &[f32]| {
-        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-        sum
-    };
-    let blocks: Vec<Vec<f32>> = matrix
+/// The sum of each column of a row-major matrix, in f64: blocks of 64 rows first, then the blocks in order. Where the true
+/// sum is zero, AdamW would make a wandering parameter of f32's rounding.
+fn column_sums(matrix: &[f32], n_columns: usize) -> Vec<f32> {
+    let blocks: Vec<Vec<f64>> = matrix
         .par_chunks(64 * n_columns)
-        .map(|block| block.chunks_exact(n_columns).fold(vec![0.0; n_columns], add))
+        .map(|block| {
+            let mut sums = vec![0.0; n_columns];
+            for row in block.chunks_exact(n_columns) {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+            }
+            sums
+        })
         .collect();
-    blocks.iter().fold(vec![0.0; n_columns], |sum, block| add(sum, block))
+    let mut total = vec![0.0; n_columns];
+    for block in &blocks {
+        total.iter_mut().zip(block).for_each(|(sum, value)| *sum += value);
+    }
+    total.into_iter().map(|sum| sum as f32).collect()
 }

@@ -46,6 +46,7 @@ fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
         n_layers: config.count("num_hidden_layers", 0)?,
         n_heads: config.count("num_attention_heads", 1)?,
         intermediate_size: config.count("intermediate_size", 1)?,
+        padding_idx: config.token_id("pad_token_id", 0)?,
         max_positions: config.count("max_position_embeddings", 1)?,
         n_token_types: config.count_or("type_vocab_size", 2)?,
         layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,

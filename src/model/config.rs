@@ -165,6 +165,18 @@ impl ModelConfig {
         if self.get(key).is_none() { Ok(default) } else { self.count(key, 0) }
     }
 
+    /// A token's id: none where the key is null, `default` where it is absent.
+    ///
+    /// # Errors
+    /// Another type.
+    pub fn token_id(&self, key: &str, default: u32) -> Result<Option<u32>> {
+        match self.map.get(key) {
+            None => Ok(Some(default)),
+            Some(Value::Null) => Ok(None),
+            Some(_) => self.count(key, 0).map(|id| Some(id as u32)),
+        }
+    }
+
     /// A number, or `default` where the key is absent.
     ///
     /// # Errors

@@ -73,7 +73,7 @@ impl Encoder {
     /// # Errors
     /// Sizes that do not fit each other, and those of [`Builder::make`].
     pub fn new(builder: &Builder, family: &Family, config: EncoderConfig) -> Result<Self> {
-        if config.hidden_size % config.n_heads != 0 {
+        if !config.hidden_size.is_multiple_of(config.n_heads) {
             let problem = format!(
                 "the hidden size {} is not a multiple of the number of attention heads {}",
                 config.hidden_size, config.n_heads
@@ -127,7 +127,7 @@ impl Encoder {
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.check(batch)?;
         let forward = Forward::new(batch, self.word.weight.var().as_tensor())?;
-        let mut x = self.word.forward(&batch.input_ids)?; // (tokens, hidden)
+        let mut x = self.look_up(&batch.input_ids)?; // (tokens, hidden)
         if let Some(token_type) = &self.token_type {
             x = (x + token_type.forward(&batch.token_type_ids)?)?;
         }
@@ -138,6 +138,19 @@ impl Encoder {
             x = self.layer(layer, number, x, &forward)?;
         }
         Ok(x)
+    }
+
+    /// The vectors of tokens, `(tokens, hidden)`. As in PyTorch, looking up padding gives its entry no gradient.
+    fn look_up(&self, ids: &Tensor) -> Result<Tensor> {
+        let x = self.word.forward(ids)?;
+        let Some(padding) = self.config.padding_idx else { return Ok(x) };
+        let is_token: Vec<f32> = ids.to_vec1::<u32>()?.iter().map(|&id| f32::from(u8::from(id != padding))).collect();
+        if !is_token.contains(&0.0) {
+            return Ok(x);
+        }
+        let keep = Tensor::from_vec(is_token, (ids.elem_count(), 1), ids.device())?.to_dtype(x.dtype())?;
+        let constant = x.detach().broadcast_mul(&keep.affine(-1.0, 1.0)?)?;
+        Ok((x.broadcast_mul(&keep)? + constant)?)
     }
 
     fn layer(&self, layer: &Layer, number: usize, x: Tensor, forward: &Forward<'_>) -> Result<Tensor> {

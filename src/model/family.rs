@@ -48,6 +48,8 @@ pub struct EncoderConfig {
     pub n_heads: usize,
     /// Width between the two feed-forward products.
     pub intermediate_size: usize,
+    /// The token whose entry gets no gradient from being looked up: PyTorch's `padding_idx`.
+    pub padding_idx: Option<u32>,
     /// Entries of the position table.
     pub max_positions: usize,
     /// Entries of the segment table; 0 means the family has none.

@@ -6,6 +6,7 @@ use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Place, Result, What};
 use crate::tensor::arithmetic::as_float;
+use crate::tensor::cross_entropy::{self, Targets};
 use crate::tensor::ops::log_softmax;
 use crate::tensor::shape::{conflict, shown};
 
@@ -66,25 +67,30 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, settings: &CrossEntropy) 
         })
         .collect();
     let total: f64 = share.iter().map(|&w| f64::from(w)).sum();
+    // The scale goes into the shares: candle's multiplication by a plain 0 would cut the gradient instead of making it 0.
     let scale = if total == 0.0 { 0.0 } else { 1.0 / total };
+    let scaled = |values: Vec<f64>| Tensor::from_vec(values, n_items, device)?.to_dtype(logits.dtype());
     let index: Vec<u32> = labels.iter().map(|&label| if kept(label) { label as u32 } else { 0 }).collect();
 
-    let log_probs = log_softmax(logits, 1)?; // (items, classes)
-    let index = Tensor::from_vec(index, (n_items, 1), device)?;
-    let share_tensor = Tensor::from_vec(share, n_items, device)?.to_dtype(logits.dtype())?;
-    let picked = log_probs.gather(&index, 1)?.squeeze(1)?; // (items)
-    let nll = ((picked * &share_tensor)?.sum_all()? * -scale)?;
+    if device.is_cpu() && logits.dtype() == DType::F32 && n_items > 0 {
+        let kept = labels.iter().map(|&label| kept(label)).collect();
+        let smoothing = settings.label_smoothing;
+        return Ok(cross_entropy::apply(logits, Targets { classes: index, kept, weights, smoothing, scale })?);
+    }
+    let negative = log_softmax(logits, 1)?.neg()?; // (items, classes)
+    let picked = negative.gather(&Tensor::from_vec(index, (n_items, 1), device)?, 1)?.squeeze(1)?; // (items)
+    let nll = (picked * scaled(share.iter().map(|&w| f64::from(w) * scale).collect())?)?.sum_all()?;
     if settings.label_smoothing == 0.0 {
         return Ok(nll);
     }
     // Smoothing spreads over classes; with class weights, each class counts with its weight (as torch does).
     let spread = match &settings.weight {
-        Some(weight) => log_probs.broadcast_mul(&weight.to_dtype(logits.dtype())?)?,
-        None => log_probs,
+        Some(weight) => negative.broadcast_mul(&weight.to_dtype(logits.dtype())?)?,
+        None => negative,
     };
-    let keep: Vec<f32> = labels.iter().map(|&label| f32::from(u8::from(kept(label)))).collect();
-    let keep = Tensor::from_vec(keep, n_items, device)?.to_dtype(logits.dtype())?;
-    let smooth = ((spread.sum(D::Minus1)? * keep)?.sum_all()? * (-scale / n_classes as f64))?;
+    let each = scale / n_classes as f64;
+    let keep = labels.iter().map(|&label| if kept(label) { each } else { 0.0 }).collect();
+    let smooth = (spread.sum(D::Minus1)? * scaled(keep)?)?.sum_all()?;
     let eps = settings.label_smoothing;
     Ok(((nll * (1.0 - eps))? + (smooth * eps)?)?)
 }

@@ -4,6 +4,7 @@
 //! that have no backward there. Shapes are in the comments, first dimension first.
 
 pub mod arithmetic;
+mod cross_entropy;
 pub mod device;
 pub mod loss;
 pub mod ops;

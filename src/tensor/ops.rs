@@ -2,7 +2,7 @@
 //!
 //! candle's fused `LayerNorm`, `softmax_last_dim` and friends cut the gradient without a word; nothing here uses them.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Result, What, nearest};
 use crate::tensor::shape::{conflict, shown};
@@ -176,7 +176,8 @@ pub fn abs(x: &Tensor) -> Result<Tensor> {
 /// Those of the tensor operations.
 pub fn pow(x: &Tensor, p: f64) -> Result<Tensor> {
     Ok(match p {
-        0.0 => ((x - x.detach())? + 1.0)?,
+        // 1 everywhere, with a gradient of 0 rather than none: `powf` would give 0 times infinity at 0.
+        0.0 => Tensor::zeros(x.shape(), DType::U8, x.device())?.where_cond(x, &x.ones_like()?)?,
         1.0 => x.clone(),
         2.0 => x.sqr()?,
         _ => x.powf(p)?,

@@ -52,12 +52,12 @@ pub fn mean(x: &Tensor, dim: Option<i64>) -> Result<Tensor> {
 ///
 /// # Errors
 /// A dimension that does not exist, or with fewer than two entries.
-pub fn var(x: &Tensor, dim: Option<i64>) -> Result<Tensor> {
+pub fn variance(x: &Tensor, dim: Option<i64>) -> Result<Tensor> {
     let x = as_float(&flat_or(x, dim)?)?;
-    let axis = some_axis("var", &x, dim.unwrap_or(0))?;
+    let axis = some_axis("variance", &x, dim.unwrap_or(0))?;
     let n = x.dims()[axis];
     if n < 2 {
-        return Err(conflict(format!("var of {}: dimension {axis} needs at least two entries", shown(x.dims()))));
+        return Err(conflict(format!("variance of {}: dimension {axis} needs at least two entries", shown(x.dims()))));
     }
     let centred = x.broadcast_sub(&x.mean_keepdim(axis)?)?;
     Ok((centred.sqr()?.sum(axis)? * (1.0 / (n - 1) as f64))?)

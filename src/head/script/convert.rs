@@ -20,6 +20,12 @@ pub fn raise(error: Error) -> Box<EvalAltResult> {
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), Position::NONE))
 }
 
+/// As [`raise`], for functions that live in a namespace (`Tensor::zeros`): Rhai 1.27 fills no position in for those.
+pub fn raise_in(context: &rhai::NativeCallContext) -> impl Fn(Error) -> Box<EvalAltResult> + use<> {
+    let position = context.call_position();
+    move |error| Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), position))
+}
+
 /// An error of a script function that Rust has called, on its way through the library; the other direction of [`raise`].
 ///
 /// Positions and calls are kept, so that the diagnostic shows the line inside the function.

@@ -1,0 +1,127 @@
+//! The losses against numbers worked out independently, and at the extremes of their inputs.
+//!
+//! The expected values come from a Python script on 64-bit floats that writes out PyTorch's documented formulas with `math`
+//! alone: cross entropy as `sum(w[y] (lse(x) - x[y])) / sum(w[y])`, smoothed as `(1 - e) nll + e / C sum(w[c] (lse(x) - x[c]))
+//! / sum(w[y])`; bce as `max(x, 0) - x t + log1p(exp(-|x|))`.
+
+#![expect(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
+
+use candle_core::{Device, Tensor, Var};
+use indexmap::IndexMap;
+use retune::batch::{Batch, Features};
+use retune::data::Value;
+use retune::error::{Place, Result};
+use retune::head::spans::span_loss;
+use retune::tensor::loss::{CrossEntropy, bce_with_logits, cross_entropy, mse};
+use retune::tensor::ops;
+
+/// Agreement of 32-bit results with 64-bit references.
+fn close(name: &str, found: f32, expected: f64) {
+    assert!((f64::from(found) - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{name}: {found} not {expected}");
+}
+
+fn scalar(loss: Result<Tensor>) -> f32 {
+    loss.unwrap().to_scalar().unwrap()
+}
+
+fn logits() -> Tensor {
+    let rows = [[1.5f32, -0.5, 0.25], [0.0, 2.0, -1.0], [-3.0, 0.5, 0.75], [0.1, 0.2, 0.3]];
+    Tensor::new(&rows, &Device::Cpu).unwrap()
+}
+
+fn labels(values: &[i64]) -> Tensor {
+    Tensor::new(values, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn cross_entropy_has_pytorchs_values() {
+    let weight = Tensor::new(&[0.5f32, 2.0, 1.25], &Device::Cpu).unwrap();
+    let cases = [
+        ([0, 1, 2, 1], -100, 0.0, false, 0.553203659816),
+        ([0, -100, 2, -100], -100, 0.0, false, 0.470512885739),
+        ([0, 1, 2, 1], -100, 0.1, false, 0.655286993149),
+        ([0, -100, 2, 1], -100, 0.1, false, 0.761545095458),
+        ([0, 1, 2, 1], -100, 0.0, true, 0.601025400360),
+        ([0, 1, -1, 1], -1, 0.2, true, 0.725350692639),
+        ([2, 0, 0, 2], 0, 0.0, false, 1.301947356016),
+    ];
+    for (targets, ignore_index, label_smoothing, weighted, expected) in cases {
+        let weight = weighted.then(|| weight.clone());
+        let settings = CrossEntropy { ignore_index, label_smoothing, weight };
+        let name = format!("{targets:?} {settings:?}");
+        close(&name, scalar(cross_entropy(&logits(), &labels(&targets), &settings)), expected);
+    }
+}
+
+#[test]
+fn the_other_losses_have_pytorchs_values() {
+    let x = Tensor::new(&[1.5f32, -0.5, 0.25, 30.0, -30.0, 0.0], &Device::Cpu).unwrap();
+    let t = Tensor::new(&[1.0f32, 0.0, 0.3, 0.0, 1.0, 0.5], &Device::Cpu).unwrap();
+    close("bce", scalar(bce_with_logits(&x, &t)), 10.353262810434);
+    // By hand: (0.5^2 + 2^2 + 1^2) / 3.
+    let (a, b) = (Tensor::new(&[1.5f32, 2.0, -1.0], &Device::Cpu).unwrap(), labels(&[1, 4, 0]));
+    close("mse", scalar(mse(&a, &b)), 1.75);
+}
+
+#[test]
+fn with_all_labels_ignored_the_loss_and_its_gradient_are_zero() {
+    let x = Var::from_tensor(&logits()).unwrap();
+    for label_smoothing in [0.0, 0.1] {
+        let settings = CrossEntropy { label_smoothing, ..CrossEntropy::default() };
+        let loss = cross_entropy(&x, &labels(&[-100; 4]), &settings).unwrap();
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.0);
+        // A parameter that takes part gets a gradient, of zeros.
+        let grads = loss.backward().unwrap();
+        let gradient = grads.get(&x).expect("a gradient of zeros, not none");
+        assert!(gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|&g| g == 0.0));
+    }
+}
+
+#[test]
+fn extreme_logits_stay_finite() {
+    let x = Tensor::new(&[[1e4f32, -1e4, 0.0], [-1e4, -1e4, -1e4]], &Device::Cpu).unwrap();
+    let softmax: Vec<Vec<f32>> = ops::softmax(&x, 1).unwrap().to_vec2().unwrap();
+    assert_eq!(softmax[0], [1.0, 0.0, 0.0]);
+    softmax[1].iter().for_each(|&p| close("equal scores", p, 1.0 / 3.0));
+    let log: Vec<Vec<f32>> = ops::log_softmax(&x, 1).unwrap().to_vec2().unwrap();
+    assert_eq!(log[0], [0.0, -2e4, -1e4]);
+    close(
+        "wrong and certain",
+        scalar(cross_entropy(&x, &labels(&[1, 0]), &CrossEntropy::default())),
+        (2e4 + 3f64.ln()) / 2.0,
+    );
+    let var = Var::from_tensor(&x).unwrap();
+    let targets = Tensor::new(&[[0.0f32, 1.0, 1.0], [0.0, 1.0, 1.0]], &Device::Cpu).unwrap();
+    let loss = bce_with_logits(&var, &targets).unwrap();
+    close("bce", loss.to_scalar().unwrap(), (1e4 + 1e4 + 2f64.ln() + 2e4) / 6.0);
+    let gradient = loss.backward().unwrap().remove(&var).unwrap();
+    assert!(gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|g| g.is_finite()));
+    let ends = Tensor::new(&[-1e4f32, 1e4], &Device::Cpu).unwrap();
+    assert_eq!(ops::sigmoid(&ends).unwrap().to_vec1::<f32>().unwrap(), [0.0, 1.0]);
+}
+
+#[test]
+fn span_loss_is_over_each_rows_own_tokens() {
+    let row = |length: usize| {
+        let ids = Value::List((0..length).map(|id| Value::Int(id as i64)).collect());
+        Features::from_row(&IndexMap::from([("input_ids".to_string(), ids)])).unwrap()
+    };
+    let (short, long) = (row(2), row(3));
+    let batch = Batch::pack(&[(7, &short), (8, &long)], &Device::Cpu).unwrap();
+    let scores = Tensor::new(&[0.5f32, -1.0, 2.0, 0.0, -0.5], &Device::Cpu).unwrap();
+    for (positions, expected) in
+        [([1, 0], 0.949073687451), ([2, 0], 0.196734096920), ([-1, 0], 0.196734096920), ([5, 3], 0.0)]
+    {
+        close(&format!("{positions:?}"), scalar(span_loss(&scores, &labels(&positions), &batch)), expected);
+    }
+}
+
+#[test]
+fn a_label_out_of_range_names_its_item() {
+    let error = cross_entropy(&logits(), &labels(&[0, 1, 3, 0]), &CrossEntropy::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a label is 3, but must be 0 to 2 (3 classes) or -100 (ignored) (item 2 of the batch)"
+    );
+    assert_eq!(error.places(), [Place::Item(2)]);
+}
