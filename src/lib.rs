@@ -1,4 +1,42 @@
 //! retune: fine-tune transformers from Rhai scripts.
+//!
+//! A *recipe* is a Rhai script that loads a pretrained model and a tokenizer, prepares data, configures a `Trainer`, trains,
+//! evaluates, saves and uses the result. A *task* (sentiment, NER, question answering) is a Rhai script too: the head on the
+//! encoder. Names, defaults and numbers are those of Hugging Face `transformers`.
+//!
+//! # The flow
+//!
+//! text -> `data::Dataset` -> `tokenizer` -> `batch::Batch` -> `model::encoder` -> `head::Task` -> loss -> `train::optimizer`
+//! -> `train::checkpoint` -> `report`
+//!
+//! # Layout
+//!
+//! The modules stand in the order of the flow, and each uses only those above it (a test enforces it).
+//!
+//! - [`error`]: what happened, where, and what to do next
+//! - [`tensor`]: devices, counter-based random numbers, differentiable operations, losses
+//! - [`kernels`]: CPU kernels with backward, each beside a plain twin
+//! - [`data`]: values, data sets, one file per format, named folders, the hub
+//! - [`tokenizer`]: text to token ids
+//! - [`batch`]: examples to unpadded batches, samplers
+//! - [`model`]: configuration, families, the encoder, weights and their saving
+//! - [`head`]: the task contract, and models with a task's head
+//! - [`metrics`]: classification and regression, as scikit-learn and scipy define them
+//! - [`train`]: arguments, trainer, optimizer, schedule, callbacks, checkpoints
+//! - [`pipeline`]: inference for users
+//! - [`report`]: progress, log lines, events, the result of a run
+//! - [`api`]: what a script may call
+//! - [`host`]: the Rhai engine: resolver, limits, diagnostics, reference
+//! - [`cli`]: the commands
+//!
+//! # Invariants
+//!
+//! - Batches are packed: there is no padding, and hidden states are `(tokens, hidden)`. A task whose loss looks at padding
+//!   (extractive question answering) asks for it with `padding()`.
+//! - A random draw is a function of (seed, stream, step, index), never of history, threads or timing.
+//! - Work is cut by shape alone, so the bits do not depend on the number of threads.
+//! - Nothing that is not finite reaches the weights; nothing is half-written; nothing panics on bad input.
+//! - Only `api`, `host` and `head::script` know Rhai; only `kernels` holds `unsafe`.
 
 pub mod error;
 pub mod tensor;

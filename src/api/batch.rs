@@ -163,8 +163,10 @@ mod looks {
         matches!(name, "input_ids" | "position_ids" | "token_type_ids") || batch.columns.contains_key(name)
     }
 
-    /// A column of the rows as a tensor, as `batch.labels` or `batch["labels"]`: `(rows)`, `(rows, k)`, or `(tokens)` for one value
-    /// a token. A column that the batch does not have is an error; `has` asks.
+    /// A column of the rows as a tensor, as `batch.labels` or `batch["labels"]`.
+    ///
+    /// Its shape is `(rows)`, `(rows, k)`, or `(tokens)` for one value a token. A column that the batch does not have is an
+    /// error; `has` asks.
     ///
     /// ```rhai
     /// let batch = Batch::of([#{ input_ids: [2, 3], labels: 1 }, #{ input_ids: [4], labels: 0 }]);

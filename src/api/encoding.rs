@@ -52,30 +52,60 @@ pub(super) fn texts(values: impl Iterator<Item = Option<String>>) -> Array {
 #[export_module]
 mod encoding_functions {
     /// The ids of the tokens.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("a fine film");
+    /// expect(encoding.input_ids[0] == tokenizer.cls_token_id, "it begins with [CLS]");
+    /// ```
     #[rhai_fn(global, pure, get = "input_ids")]
     pub fn input_ids(encoding: &mut ScriptEncoding) -> Array {
         int_array(&encoding.encoding.input_ids)
     }
 
     /// 0 for the first sequence and 1 for the second, where the family tells them apart.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("one", #{ text_pair: "two" });
+    /// expect(encoding.token_type_ids[-1] == 1, "the second text");
+    /// ```
     #[rhai_fn(global, pure, get = "token_type_ids")]
     pub fn token_type_ids(encoding: &mut ScriptEncoding) -> Array {
         int_array(&encoding.encoding.token_type_ids)
     }
 
     /// 1 for every token: nothing is padded.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("a fine film");
+    /// expect(encoding.attention_mask.all(|flag| flag == 1), "nothing is padded");
+    /// ```
     #[rhai_fn(global, pure, get = "attention_mask")]
     pub fn attention_mask(encoding: &mut ScriptEncoding) -> Array {
         int_array(&encoding.encoding.attention_mask)
     }
 
     /// 1 for tokens that were added around the text, else 0.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("a fine film");
+    /// expect(encoding.special_tokens_mask[0] == 1 && encoding.special_tokens_mask[1] == 0, "[CLS], then text");
+    /// ```
     #[rhai_fn(global, pure, get = "special_tokens_mask")]
     pub fn special_tokens_mask(encoding: &mut ScriptEncoding) -> Array {
         int_array(&encoding.encoding.special_tokens_mask)
     }
 
     /// Start and end of each token in the text, in characters; `[0, 0]` for special tokens.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("a fine film");
+    /// expect(encoding.offsets[1] == [0, 1], "from the first character to the second");
+    /// ```
     #[rhai_fn(global, pure, get = "offsets")]
     pub fn offsets(encoding: &mut ScriptEncoding) -> Array {
         let pair = |&(start, end): &(usize, usize)| {
@@ -85,18 +115,36 @@ mod encoding_functions {
     }
 
     /// The word each token belongs to; `()` for special tokens.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("a fine film");
+    /// expect(encoding.word_ids[0] == () && encoding.word_ids[1] == 0, "special tokens belong to no word");
+    /// ```
     #[rhai_fn(global, pure, get = "word_ids")]
     pub fn word_ids(encoding: &mut ScriptEncoding) -> Array {
         encoding.encoding.word_ids.iter().map(|&word| optional_int(word)).collect()
     }
 
     /// The sequence each token belongs to, 0 or 1; `()` for special tokens.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("one", #{ text_pair: "two" });
+    /// expect(encoding.sequence_ids[1] == 0 && encoding.sequence_ids[-2] == 1, "the first text and the second");
+    /// ```
     #[rhai_fn(global, pure, get = "sequence_ids")]
     pub fn sequence_ids(encoding: &mut ScriptEncoding) -> Array {
         encoding.encoding.sequence_ids.iter().map(|id| optional_int(id.map(|id| id as i64))).collect()
     }
 
     /// The tokens as text.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("a fine film");
+    /// expect(encoding.tokens[0] == "[CLS]", "the tokens as text");
+    /// ```
     #[rhai_fn(global, pure, get = "tokens")]
     pub fn tokens(encoding: &mut ScriptEncoding) -> Array {
         texts(encoding.encoding.input_ids.iter().map(|&id| encoding.tokenizer.id_to_token(id)))
@@ -119,6 +167,12 @@ mod encoding_functions {
     }
 
     /// Whether anything was cut off.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let encoding = tokenizer.encode("a very fine film", #{ truncation: true, max_length: 4 });
+    /// expect(encoding.truncated, "it had to be cut");
+    /// ```
     #[rhai_fn(global, pure, get = "truncated")]
     pub fn truncated(encoding: &mut ScriptEncoding) -> bool {
         encoding.encoding.truncated
@@ -150,6 +204,10 @@ mod encoding_functions {
     }
 
     /// A short description, for `print`.
+    ///
+    /// ```rhai
+    /// print(AutoTokenizer::from_pretrained("std/minilm-tiny").encode("a fine film").to_string());
+    /// ```
     #[rhai_fn(global, pure, name = "to_string", name = "to_debug")]
     pub fn describe(encoding: &mut ScriptEncoding) -> String {
         format!("Encoding({} tokens)", encoding.encoding.len())

@@ -8,8 +8,9 @@ use rhai::{Array, FuncRegistration, Map, Module};
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::batch::Batch;
+use crate::data::files::Folder;
 use crate::data::hub::{Hub, open_model};
-use crate::error::{Error, Result, What};
+use crate::error::{Error, Place, Result, What};
 use crate::head::script::convert::{ScriptResult, config_map, from_dynamic, raise, raise_at};
 use crate::head::script::output_to_dynamic;
 use crate::head::{Model, ModelSettings};
@@ -25,9 +26,28 @@ const CLASSES: [(&str, &str); 5] = [
     ("ForMaskedLM", "std/tasks/masked_lm"),
 ];
 
-/// The task behind the class of that suffix, for example of `ForTokenClassification`.
-pub fn task_of(suffix: &str) -> Option<&'static str> {
-    CLASSES.iter().find(|(known, _)| *known == suffix).map(|(_, task)| *task)
+/// What follows the class prefix of a saved model, and its task, from `architectures` (or `retune_task`) of its config.json.
+///
+/// # Errors
+/// A folder without configuration, or a class that has no task.
+pub fn class_of(folder: &Folder) -> Result<(String, String)> {
+    let path = folder.join("config.json");
+    let text = folder.read_text("config.json")?.ok_or_else(|| {
+        Error::new(What::NotFound { kind: "file", name: path.display().to_string() })
+            .hint("a model directory holds config.json, model.safetensors and the tokenizer's files")
+    })?;
+    let config = ModelConfig::parse(&text, &path)?;
+    if let Some(task) = config.get("retune_task").and_then(|task| task.as_str()) {
+        return Ok(("ForTask".into(), task.to_string()));
+    }
+    let architecture = config.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
+    let architecture = architecture.unwrap_or("a model without `architectures`");
+    match CLASSES.iter().find(|(suffix, _)| architecture.ends_with(suffix)) {
+        Some((suffix, task)) => Ok((suffix.to_string(), task.to_string())),
+        None => Err(Error::new(What::Unsupported(format!("predicting with `{architecture}`")))
+            .at(Place::file(path))
+            .hint("fine-tune it first, for example with AutoModelForSequenceClassification")),
+    }
 }
 
 /// Which class is asked for.

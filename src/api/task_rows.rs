@@ -46,9 +46,9 @@ mod task_rows {
         super::label_of(row, options).map_err(raise)
     }
 
-    /// The labels with the highest scores, as Hugging Face's text-classification pipeline returns them, for each row of
-    /// `scores` `(rows, labels)`.
+    /// The labels with the highest scores, as Hugging Face's text-classification pipeline returns them.
     ///
+    /// `scores` has the shape `(rows, labels)`; there is one result a row.
     /// With `()` for `top_k`, each row gives the best one as `#{ label, score }`; with a number, an array of that many,
     /// best first.
     ///

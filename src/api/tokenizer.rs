@@ -40,16 +40,20 @@ pub fn register(engine: &mut rhai::Engine) {
 fn family(class: &'static str, kind: Kind) -> Module {
     let summary =
         format!("/// Loads a tokenizer as `{class}`, whatever class its files name; else as `AutoTokenizer` does.");
+    let example = format!(
+        "///\n/// ```rhai\n/// let tokenizer = {class}::from_pretrained(\"std/minilm-tiny\");\n/// \
+         expect(tokenizer.vocab_size == 8000, \"its own files say what it is\");\n/// ```"
+    );
     let mut module = Module::new();
     FuncRegistration::new("from_pretrained")
         .with_params_info(["name: &str", "options: Map", "Tokenizer"])
-        .with_comments([summary.as_str()])
+        .with_comments([summary.as_str(), &example])
         .set_into_module(&mut module, move |context: NativeCallContext, name: &str, options: Map| {
             load(&context, class, name, options, Some(kind)).map_err(raise_at(&context))
         });
     FuncRegistration::new("from_pretrained")
         .with_params_info(["name: &str", "Tokenizer"])
-        .with_comments([summary.as_str()])
+        .with_comments([summary.as_str(), &example])
         .set_into_module(&mut module, move |context: NativeCallContext, name: &str| {
             load(&context, class, name, Map::new(), Some(kind)).map_err(raise_at(&context))
         });
@@ -360,9 +364,9 @@ mod tokenizer_functions {
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder, as Hugging Face does.
     ///
-    /// # Example
-    /// ```rhai,no_run
+    /// ```rhai
     /// AutoTokenizer::from_pretrained("std/minilm-tiny").save_pretrained("my-model");
+    /// expect(AutoTokenizer::from_pretrained("my-model").vocab_size == 8000, "the same tokenizer");
     /// ```
     #[rhai_fn(global, pure, return_raw)]
     pub fn save_pretrained(tokenizer: &mut Tokenizer, dir: &str) -> ScriptResult<()> {
@@ -381,24 +385,43 @@ mod tokenizer_functions {
     }
 
     /// The number of entries of the vocabulary, without added tokens.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// expect(tokenizer.vocab_size == 8000, "without added tokens");
+    /// ```
     #[rhai_fn(global, pure, get = "vocab_size")]
     pub fn vocab_size(tokenizer: &mut Tokenizer) -> i64 {
         tokenizer.vocab_size() as i64
     }
 
     /// The most tokens the model takes; `()` where nothing says so.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// expect(tokenizer.model_max_length == 256, "as tokenizer_config.json says");
+    /// ```
     #[rhai_fn(global, pure, get = "model_max_length")]
     pub fn model_max_length(tokenizer: &mut Tokenizer) -> Dynamic {
         optional_int(tokenizer.model_max_length().map(|length| length as i64))
     }
 
     /// The ids of all special tokens.
+    ///
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// expect(tokenizer.all_special_ids.contains(tokenizer.pad_token_id), "padding is one of them");
+    /// ```
     #[rhai_fn(global, pure, get = "all_special_ids")]
     pub fn all_special_ids(tokenizer: &mut Tokenizer) -> Array {
         int_array(&tokenizer.special_ids())
     }
 
     /// A short description, for `print`.
+    ///
+    /// ```rhai
+    /// expect(AutoTokenizer::from_pretrained("std/minilm-tiny").to_string().contains("8000"), "its size is in it");
+    /// ```
     #[rhai_fn(global, pure, name = "to_string", name = "to_debug")]
     pub fn describe(tokenizer: &mut Tokenizer) -> String {
         format!("Tokenizer({} tokens)", tokenizer.len())
@@ -406,6 +429,15 @@ mod tokenizer_functions {
 }
 
 /// The special tokens' properties: `cls_token`, `cls_token_id`, and their sisters.
+/// An example of a special token's property, as documentation lines.
+fn special_example(key: &str) -> String {
+    let has = if key.starts_with("bos") || key.starts_with("eos") { "== ()" } else { "!= ()" };
+    format!(
+        "///\n/// ```rhai\n/// let tokenizer = AutoTokenizer::from_pretrained(\"std/minilm-tiny\");\n/// \
+         expect(tokenizer.{key} {has}, \"a BERT tokenizer\");\n/// ```"
+    )
+}
+
 fn register_special_tokens(engine: &mut rhai::Engine) {
     let mut module = Module::new();
     for token in SpecialToken::ALL {
@@ -415,7 +447,7 @@ fn register_special_tokens(engine: &mut rhai::Engine) {
             .with_namespace(rhai::FnNamespace::Global)
             .with_purity(true)
             .with_params_info(["tokenizer: &mut Tokenizer", "Dynamic"])
-            .with_comments([comment.as_str()])
+            .with_comments([comment.as_str(), &special_example(key)])
             .set_into_module(&mut module, move |tokenizer: &mut Tokenizer| -> Dynamic {
                 tokenizer.special_token(token).map_or(Dynamic::UNIT, |text| Dynamic::from(text.to_string()))
             });
@@ -424,7 +456,7 @@ fn register_special_tokens(engine: &mut rhai::Engine) {
             .with_namespace(rhai::FnNamespace::Global)
             .with_purity(true)
             .with_params_info(["tokenizer: &mut Tokenizer", "Dynamic"])
-            .with_comments([comment.as_str()])
+            .with_comments([comment.as_str(), &special_example(&format!("{key}_id"))])
             .set_into_module(&mut module, move |tokenizer: &mut Tokenizer| -> Dynamic {
                 optional_int(tokenizer.special_id(token))
             });

@@ -12,8 +12,9 @@ use rhai::plugin::*;
 use rhai::{FnPtr, Map};
 use serde_json::Value as Json;
 
-use crate::api::callbacks::{self, CallbackSetting, Follow, ScriptCallback, StateView, json_to_dynamic};
+use crate::api::callbacks::{self, CallbackSetting, Follow, ScriptCallback, json_to_dynamic};
 use crate::api::options::Options;
+use crate::api::run_state::StateView;
 use crate::api::session::Session;
 use crate::api::training_arguments::TrainingArguments as Arguments;
 use crate::batch::Batch;

@@ -41,6 +41,8 @@ commands![
     run::Run,
     /// Compile a recipe and all its imports, and say what is wrong
     check::Check,
+    /// Use a saved model on a text, or on every line of standard input
+    predict::Predict,
     /// Print the reference of everything a script may call
     reference::Reference,
 ];

@@ -89,6 +89,9 @@ impl Api {
     fn learn_types(&mut self, module: &RawModule) {
         for RawType { type_name, display_name } in &module.custom_types {
             self.types.insert(type_name.clone(), display_name.clone());
+            // Signatures name types as the source does, without their path.
+            let short = type_name.rsplit("::").next().unwrap_or(type_name).to_string();
+            self.types.insert(short, display_name.clone());
         }
         module.modules.values().for_each(|inner| self.learn_types(inner));
     }

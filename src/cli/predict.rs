@@ -1,0 +1,132 @@
+//! `retune predict MODEL [TEXT]`: a saved model on one text, or on every line of standard input.
+
+use std::io::{BufRead, IsTerminal};
+
+use clap::Args;
+use serde_json::{Map, Value as Json};
+
+use crate::cli::Context;
+use crate::data::Value;
+use crate::data::files::Places;
+use crate::data::hub::{Hub, open_model};
+use crate::error::{Error, Result, What};
+use crate::head::{Model, ModelSettings};
+use crate::host::diagnostics::Outcome;
+use crate::host::run::Host;
+use crate::model::backbone::LoadSettings;
+use crate::pipeline::{Pipeline, text_row};
+use crate::tokenizer::{Tokenizer, TokenizerOptions};
+
+/// Use a saved model on a text.
+#[derive(Args)]
+pub(super) struct Predict {
+    /// A directory, a hub name, or `std/...`
+    model: String,
+    /// The text; without it, every line of standard input is one
+    text: Option<String>,
+    /// Show this many labels, best first (0 means all)
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+    /// Rows that are predicted together
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch_size: usize,
+}
+
+impl Predict {
+    pub(super) fn execute(self, context: &Context) -> Outcome {
+        self.predict(context)?;
+        Ok(())
+    }
+
+    fn predict(self, context: &Context) -> Result<()> {
+        // The task's script runs as it does in a recipe.
+        let settings = context.run_settings("predict".into(), &[])?;
+        let host = Host::new(settings, &context.sources);
+        let session = &host.session;
+        let pipeline = open(session.places(), &self, &|name| session.task(name), session.device().clone())?;
+        let pipeline = match self.top_k {
+            None => pipeline,
+            Some(0) => pipeline.with_option("top_k", Value::Int(i64::MAX)),
+            Some(count) => pipeline.with_option("top_k", Value::Int(count as i64)),
+        };
+        match &self.text {
+            Some(text) => show(context, &pipeline, std::slice::from_ref(text)),
+            None => {
+                let stdin = std::io::stdin();
+                if stdin.is_terminal() {
+                    return Err(Error::new(What::Usage("there is no text to predict".into()))
+                        .hint("give it after the model, or pipe a file with one text a line"));
+                }
+                let mut lines = Vec::new();
+                for line in stdin.lock().lines() {
+                    let line = line.map_err(|source| What::Read { path: "standard input".into(), source })?;
+                    if line.trim().is_empty() {
+                        continue;
+                    }
+                    lines.push(line);
+                    if lines.len() == self.batch_size.max(1) {
+                        show(context, &pipeline, &lines)?;
+                        lines.clear();
+                    }
+                }
+                show(context, &pipeline, &lines)
+            }
+        }
+    }
+}
+
+type Tasks<'a> = dyn Fn(&str) -> Result<std::sync::Arc<dyn crate::head::Task>> + 'a;
+
+fn open(places: &Places, command: &Predict, tasks: &Tasks<'_>, device: candle_core::Device) -> Result<Pipeline> {
+    let folder = open_model(places, &Hub::from_env(), &command.model, None)?;
+    let (suffix, task) = crate::api::model::class_of(&folder)?;
+    let model = Model::from_pretrained(
+        &folder,
+        ModelSettings {
+            name: command.model.clone(),
+            suffix,
+            task: tasks(&task)?,
+            load: LoadSettings {
+                caller: "`retune predict`".into(),
+                overrides: Vec::new(),
+                ignore_mismatched_sizes: false,
+                seed: crate::api::session::DEFAULT_SEED,
+                device,
+            },
+        },
+    )?;
+    if let Some(name) = model.load_report().new.first() {
+        return Err(Error::new(What::Weights(format!("the model has no weights for `{name}`: its head was never trained")))
+            .hint("predict with a model that a recipe saved"));
+    }
+    let tokenizer = Tokenizer::from_folder(&folder, TokenizerOptions::default())?;
+    Ok(Pipeline::new(model, tokenizer, command.batch_size))
+}
+
+/// One line a text: label, score, text; with `--json` one event each.
+fn show(context: &Context, pipeline: &Pipeline, texts: &[String]) -> Result<()> {
+    let rows: Vec<_> = texts.iter().map(|text| text_row(text)).collect();
+    let results = pipeline.predict(&rows, &indexmap::IndexMap::new())?;
+    for (text, result) in texts.iter().zip(results) {
+        if context.globals.json {
+            let body = [("text", Json::from(text.as_str())), ("prediction", result.to_json())];
+            let body: Map<String, Json> = body.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
+            context.reporter.event("prediction", body);
+        } else {
+            let several = result.as_list().map(<[Value]>::to_vec).unwrap_or_else(|| vec![result.clone()]);
+            let shown: Vec<String> = several.iter().map(labelled).collect();
+            let suffix = if texts.len() > 1 { format!("  {text}") } else { String::new() };
+            context.reporter.line(&format!("{}{suffix}", shown.join("  ")));
+        }
+    }
+    Ok(())
+}
+
+/// `label 0.9876`, or the result as JSON where it has another form.
+fn labelled(result: &Value) -> String {
+    let Value::Map(map) = result else { return result.to_json().to_string() };
+    match (map.get("label").and_then(Value::as_str), map.get("score").and_then(Value::as_float)) {
+        (Some(label), Some(score)) => format!("{label} {score:.4}"),
+        _ => result.to_json().to_string(),
+    }
+}
