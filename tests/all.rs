@@ -23,4 +23,5 @@ mod tasks;
 mod tensor;
 mod tokenizer;
 mod tokenizer_crafted;
+mod tree;
 mod wrong;

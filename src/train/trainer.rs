@@ -23,7 +23,7 @@ use crate::train::optimizer::{AdamW, AdamWSettings, GroupSettings, clip_factor, 
 use crate::train::schedule::{Schedule, ScheduleKind};
 use crate::train::state::{TrainerState, required_metric};
 use crate::train::step::{accumulate, batch_of, refuse_missing_gradients};
-use crate::train::{Interval, NanPolicy, Sampling, SaveInterval, TrainingArguments, checkpoint};
+use crate::train::{Interval, MatmulPrecision, NanPolicy, Sampling, SaveInterval, TrainingArguments, checkpoint};
 
 /// A loss of the user's own: from the model's output and the batch to a scalar.
 pub type ComputeLoss<'a> = Box<dyn FnMut(&Output, &Batch) -> Result<Tensor> + 'a>;
@@ -112,6 +112,10 @@ impl Trainer {
                 Error::new(What::Conflict(problem)).hint("give one to the Trainer, or set `eval_strategy: \"no\"`")
             );
         }
+        if settings.args.use_cpu && !settings.model.device().is_cpu() {
+            let problem = "`use_cpu` is set, but the model is on another device".into();
+            return Err(Error::new(What::Conflict(problem)).hint("run with `--device cpu`"));
+        }
         if let Some(dataset) = &settings.train_dataset {
             labels::settle(&settings.model, dataset)?;
         }
@@ -162,6 +166,9 @@ impl Trainer {
         }
         let prepared = self.prepared(&dataset, hooks)?;
         let args = self.settings.args.clone();
+        if args.float32_matmul_precision != MatmulPrecision::Highest {
+            hooks.note("`float32_matmul_precision`: products are exact in this version, whatever it allows");
+        }
         let n_batches = self.batches_per_epoch(prepared.features.len())?;
         let updates_per_epoch = n_batches.div_ceil(args.gradient_accumulation_steps);
         let (max_steps, n_epochs) = if args.max_steps > 0 {
