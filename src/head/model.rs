@@ -277,7 +277,7 @@ impl Model {
 
     /// The longest row the model takes, in tokens.
     pub fn max_length(&self) -> usize {
-        self.0.encoder.config().max_positions
+        self.0.encoder.config().max_length()
     }
 
     /// The task's features of one row.

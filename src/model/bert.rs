@@ -13,33 +13,40 @@ pub static BERT: Family = Family {
     class_prefix: "Bert",
     prefix: "bert",
     base_parts: &["embeddings", "encoder", "pooler"],
-    names: EncoderNames {
-        word: "embeddings.word_embeddings",
-        position: "embeddings.position_embeddings",
-        token_type: "embeddings.token_type_embeddings",
-        embedding_norm: "embeddings.LayerNorm",
-        query: "encoder.layer.{}.attention.self.query",
-        key: "encoder.layer.{}.attention.self.key",
-        value: "encoder.layer.{}.attention.self.value",
-        attention_output: "encoder.layer.{}.attention.output.dense",
-        attention_norm: "encoder.layer.{}.attention.output.LayerNorm",
-        intermediate: "encoder.layer.{}.intermediate.dense",
-        output: "encoder.layer.{}.output.dense",
-        output_norm: "encoder.layer.{}.output.LayerNorm",
-    },
+    names: NAMES,
     encoder_config,
     config_defaults,
     sequence_head,
     head_dropout,
+    qa_dropout: no_dropout,
     masked_lm_head: Some(MaskedLmHead {
         dense: "cls.predictions.transform.dense",
         norm: "cls.predictions.transform.LayerNorm",
+        activation: "hidden_act",
         bias: "cls.predictions.bias",
         copies: &["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"],
     }),
 };
 
-fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
+/// What BERT calls its parameters; its closer relatives do too.
+pub(super) const NAMES: EncoderNames = EncoderNames {
+    word: "embeddings.word_embeddings",
+    position: "embeddings.position_embeddings",
+    token_type: "embeddings.token_type_embeddings",
+    embedding_norm: "embeddings.LayerNorm",
+    embedding_projection: "embeddings_project",
+    query: "encoder.layer.{}.attention.self.query",
+    key: "encoder.layer.{}.attention.self.key",
+    value: "encoder.layer.{}.attention.self.value",
+    attention_output: "encoder.layer.{}.attention.output.dense",
+    attention_norm: "encoder.layer.{}.attention.output.LayerNorm",
+    intermediate: "encoder.layer.{}.intermediate.dense",
+    output: "encoder.layer.{}.output.dense",
+    output_norm: "encoder.layer.{}.output.LayerNorm",
+};
+
+/// The sizes of BERT and of the families that share its configuration's keys.
+pub(super) fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
     Ok(EncoderConfig {
         vocab_size: config.count("vocab_size", 1)?,
         hidden_size: config.count("hidden_size", 1)?,
@@ -48,6 +55,8 @@ fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
         intermediate_size: config.count("intermediate_size", 1)?,
         padding_idx: config.token_id("pad_token_id", 0)?,
         max_positions: config.count("max_position_embeddings", 1)?,
+        position_offset: 0,
+        embedding_size: config.count("hidden_size", 1)?,
         n_token_types: config.count_or("type_vocab_size", 2)?,
         layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
         activation: Activation::named(&config.string_or("hidden_act", "gelu")?)?,
@@ -87,9 +96,15 @@ fn config_defaults() -> Map<String, Value> {
     }
 }
 
-fn head_dropout(config: &ModelConfig) -> Result<f64> {
+/// `classifier_dropout`, or `hidden_dropout_prob` where it is null.
+pub(super) fn head_dropout(config: &ModelConfig) -> Result<f64> {
     let hidden = config.probability_or("hidden_dropout_prob", 0.1)?;
     config.probability_or("classifier_dropout", hidden)
+}
+
+/// Nothing is dropped.
+pub(super) fn no_dropout(_config: &ModelConfig) -> Result<f64> {
+    Ok(0.0)
 }
 
 fn sequence_head(config: &ModelConfig) -> Result<SequenceHead> {

@@ -29,6 +29,7 @@ pub struct Encoder {
     position: Embedding,
     token_type: Option<Embedding>,
     norm: LayerNorm,
+    projection: Option<Linear>,
     layers: Vec<Layer>,
 }
 
@@ -83,7 +84,8 @@ impl Encoder {
         let (hidden, deviation) = (config.hidden_size, config.initializer_range);
         let names = family.names;
         let full = |name: &str| format!("{}.{name}", family.prefix);
-        let table = |name: &str, entries| Embedding::new(builder, &full(name), (entries, hidden), deviation);
+        let table =
+            |name: &str, entries| Embedding::new(builder, &full(name), (entries, config.embedding_size), deviation);
         let norm = |name: &str| LayerNorm::new(builder, name, hidden, config.layer_norm_eps);
         let word = table(names.word, config.vocab_size)?;
         let position = table(names.position, config.max_positions)?;
@@ -91,7 +93,13 @@ impl Encoder {
             0 => None,
             entries => Some(table(names.token_type, entries)?),
         };
-        let embedding_norm = norm(&full(names.embedding_norm))?;
+        let width = config.embedding_size;
+        let embedding_norm = LayerNorm::new(builder, &full(names.embedding_norm), width, config.layer_norm_eps)?;
+        let projection = if width == hidden {
+            None
+        } else {
+            Some(Linear::new(builder, &full(names.embedding_projection), (width, hidden), deviation, Bias::Yes)?)
+        };
         let mut layers = Vec::with_capacity(config.n_layers);
         for number in 0..config.n_layers {
             let name = |pattern: &str| full(&pattern.replace("{}", &number.to_string()));
@@ -107,7 +115,7 @@ impl Encoder {
                 output_norm: norm(&name(names.output_norm))?,
             });
         }
-        Ok(Encoder { config, word, position, token_type, norm: embedding_norm, layers })
+        Ok(Encoder { config, word, position, token_type, norm: embedding_norm, projection, layers })
     }
 
     /// The sizes and rates.
@@ -131,9 +139,12 @@ impl Encoder {
         if let Some(token_type) = &self.token_type {
             x = (x + token_type.forward(&batch.token_type_ids)?)?;
         }
-        x = (x + self.position.forward(&batch.position_ids)?)?;
+        x = (x + self.position.forward(&self.positions(batch)?)?)?;
         x = self.norm.forward(&x)?;
         x = self.dropout(x, &forward, "embeddings")?;
+        if let Some(projection) = &self.projection {
+            x = projection.forward(&x)?; // (tokens, embedding) to (tokens, hidden)
+        }
         for (number, layer) in self.layers.iter().enumerate() {
             x = self.layer(layer, number, x, &forward)?;
         }
@@ -151,6 +162,20 @@ impl Encoder {
         let keep = Tensor::from_vec(is_token, (ids.elem_count(), 1), ids.device())?.to_dtype(x.dtype())?;
         let constant = x.detach().broadcast_mul(&keep.affine(-1.0, 1.0)?)?;
         Ok((x.broadcast_mul(&keep)? + constant)?)
+    }
+
+    /// The entries of the position table. RoBERTa counts from behind its padding index, and padding itself has that index.
+    fn positions(&self, batch: &Batch) -> Result<Tensor> {
+        let offset = self.config.position_offset;
+        if offset == 0 {
+            return Ok(batch.position_ids.clone());
+        }
+        let ids = batch.input_ids.to_vec1::<u32>()?;
+        let places = batch.position_ids.to_vec1::<u32>()?;
+        let entry =
+            |(id, place): (u32, u32)| if Some(id) == self.config.padding_idx { offset - 1 } else { place + offset };
+        let entries: Vec<u32> = ids.into_iter().zip(places).map(entry).collect();
+        Ok(Tensor::from_vec(entries, batch.n_tokens(), batch.input_ids.device())?)
     }
 
     fn layer(&self, layer: &Layer, number: usize, x: Tensor, forward: &Forward<'_>) -> Result<Tensor> {
@@ -252,7 +277,7 @@ impl Encoder {
             ),
             (
                 batch.largest.position,
-                config.max_positions,
+                config.max_length(),
                 "position",
                 "the position table",
                 "cut the rows: `truncation: true`, or a smaller `model_max_length` of the tokenizer",

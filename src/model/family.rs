@@ -6,8 +6,8 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result, What, nearest};
-use crate::model::bert;
 use crate::model::config::ModelConfig;
+use crate::model::{bert, distilbert, electra, roberta};
 use crate::tensor::ops::Activation;
 
 /// A model family.
@@ -31,6 +31,8 @@ pub struct Family {
     pub sequence_head: fn(&ModelConfig) -> Result<SequenceHead>,
     /// The drop probability before a token-level classifier.
     pub head_dropout: fn(&ModelConfig) -> Result<f64>,
+    /// The drop probability before the scores of an answer's ends.
+    pub qa_dropout: fn(&ModelConfig) -> Result<f64>,
     /// The masked-language-model head, where the family has one.
     pub masked_lm_head: Option<MaskedLmHead>,
 }
@@ -52,6 +54,10 @@ pub struct EncoderConfig {
     pub padding_idx: Option<u32>,
     /// Entries of the position table.
     pub max_positions: usize,
+    /// Added to every position before it is looked up: RoBERTa counts from behind its padding index.
+    pub position_offset: u32,
+    /// Width of the embedding tables; where it is not the hidden size, a projection follows them.
+    pub embedding_size: usize,
     /// Entries of the segment table; 0 means the family has none.
     pub n_token_types: usize,
     /// Added to the variance in layer norms.
@@ -66,6 +72,13 @@ pub struct EncoderConfig {
     pub initializer_range: f64,
 }
 
+impl EncoderConfig {
+    /// The longest row in tokens: the entries of the position table that can be looked up.
+    pub fn max_length(&self) -> usize {
+        self.max_positions.saturating_sub(self.position_offset as usize)
+    }
+}
+
 /// What the encoder's parameters are called; `{}` stands for the layer's number.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderNames {
@@ -77,6 +90,8 @@ pub struct EncoderNames {
     pub token_type: &'static str,
     /// Layer norm of the embeddings.
     pub embedding_norm: &'static str,
+    /// Projection from the embedding size to the hidden size, where they differ.
+    pub embedding_projection: &'static str,
     /// Query projection.
     pub query: &'static str,
     /// Key projection.
@@ -121,13 +136,16 @@ pub struct MaskedLmHead {
     pub dense: &'static str,
     /// The layer norm's full name.
     pub norm: &'static str,
+    /// The key of the configuration that names the activation, or the activation itself after a colon.
+    pub activation: &'static str,
     /// The last layer's bias.
     pub bias: &'static str,
     /// Names of the checkpoint that are copies of tied tensors.
     pub copies: &'static [&'static str],
 }
 
-static FAMILIES: [&Family; 1] = [&bert::BERT];
+static FAMILIES: [&Family; 5] =
+    [&bert::BERT, &roberta::ROBERTA, &roberta::XLM_ROBERTA, &distilbert::DISTILBERT, &electra::ELECTRA];
 
 /// The family of a configuration.
 ///

@@ -5,10 +5,13 @@
 pub mod backbone;
 pub mod bert;
 pub mod config;
+pub mod distilbert;
+pub mod electra;
 pub mod encoder;
 pub mod family;
 pub mod layers;
 pub mod parameters;
+pub mod roberta;
 pub mod save;
 pub mod weights;
 

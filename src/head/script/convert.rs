@@ -46,7 +46,7 @@ pub fn lower(error: Box<EvalAltResult>) -> Error {
 }
 
 /// A model's configuration as a script sees it: the keys of config.json, the number of labels, and what the family says
-/// of its heads (`sequence_head`, `masked_lm_head`, `head_dropout`).
+/// of its heads (`sequence_head`, `masked_lm_head`, `head_dropout`, `qa_dropout`).
 pub fn config_map(config: &ModelConfig) -> Result<Dynamic> {
     let family = family::of(config)?;
     let mut map = rhai::Map::new();
@@ -75,8 +75,18 @@ pub fn config_map(config: &ModelConfig) -> Result<Dynamic> {
         ("out_bias", head.out_bias.into()),
     ];
     map.insert("sequence_head".into(), named(sequence_head));
+    map.insert("qa_dropout".into(), Dynamic::from((family.qa_dropout)(config)?));
     if let Some(head) = family.masked_lm_head {
-        let parts = [("dense", head.dense.into()), ("norm", head.norm.into()), ("bias", head.bias.into())];
+        let activation = match head.activation.strip_prefix(':') {
+            Some(name) => name.to_string(),
+            None => config.string_or(head.activation, "gelu")?,
+        };
+        let parts = [
+            ("dense", head.dense.into()),
+            ("norm", head.norm.into()),
+            ("activation", activation.into()),
+            ("bias", head.bias.into()),
+        ];
         map.insert("masked_lm_head".into(), named(parts));
     }
     Ok(Dynamic::from_map(map))
