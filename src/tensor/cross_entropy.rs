@@ -67,11 +67,30 @@ impl CrossEntropy {
         let hard = (1.0 - self.0.smoothing) * self.weight(class);
         let soft = self.0.smoothing / row.len() as f64;
         let total = if soft == 0.0 { 0.0 } else { self.total_weight(row.len()) };
-        for (other, (x, out)) in row.iter().zip(out).enumerate() {
+        for (other, (x, out)) in row.iter().zip(&mut *out).enumerate() {
             let p = (f64::from(*x) - max - log_sum).exp();
             let hit = f64::from(u8::from(other == class));
             *out = (factor * (hard * (p - hit) + soft * (total * p - self.weight(other)))) as f32;
         }
+        balance(out);
+    }
+}
+
+/// Makes a row of gradients, whose true sum is zero, sum to zero as nearly as f32 allows: what rounding the largest element
+/// left over goes to the second largest, whose units are finer.
+fn balance(row: &mut [f32]) {
+    let left_over: f64 = row.iter().map(|&value| f64::from(value)).sum();
+    let (mut first, mut second) = (None::<(usize, f32)>, None::<(usize, f32)>);
+    for (index, value) in row.iter().enumerate() {
+        let size = value.abs();
+        if first.is_none_or(|(_, most)| size > most) {
+            second = first.replace((index, size));
+        } else if second.is_none_or(|(_, most)| size > most) {
+            second = Some((index, size));
+        }
+    }
+    if let Some((index, _)) = second.filter(|_| left_over.is_finite()) {
+        row[index] = (f64::from(row[index]) - left_over) as f32;
     }
 }
 
