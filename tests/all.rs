@@ -24,3 +24,4 @@ mod tensor;
 mod tokenizer;
 mod tokenizer_crafted;
 mod wrong;
+mod wrong_inputs;
