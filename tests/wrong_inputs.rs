@@ -21,6 +21,7 @@ let model = AutoModelForSequenceClassification::from_config(#{
     model_type: "bert", vocab_size: 16, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2,
     intermediate_size: 24, max_position_embeddings: 32,
 });
+model.save_pretrained("models/tiny");
 let trainer = Trainer(#{
     model: model,
     args: TrainingArguments(#{ output_dir: "checkpoints", max_steps: 1 }),
@@ -28,7 +29,6 @@ let trainer = Trainer(#{
     processing_class: AutoTokenizer::from_pretrained("models/tiny"),
 });
 trainer.train();
-trainer.save_model("models/tiny");
 "#;
 
 const WORDS: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ngood\nbad\nfair\nfilm\nit\nwas\n";
@@ -65,8 +65,10 @@ fn workspace() -> tempfile::TempDir {
     let made = retune(folder.path(), &["--quiet"], "setup.rhai").output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     wrong_models(&models);
+    let checkpoint = folder.path().join("checkpoints/checkpoint-1");
+    copy(&checkpoint, &models.join("trained"));
     let altered = models.join("altered_checkpoint");
-    copy(&folder.path().join("checkpoints/checkpoint-1"), &altered);
+    copy(&checkpoint, &altered);
     edit_json(&altered.join("trainer_state.json"), |state| state["global_step"] = json!(7));
     folder
 }
@@ -145,7 +147,7 @@ fn wrong_models(models: &Path) {
     config("other_layers", "num_hidden_layers", json!(3));
     config("other_width", "intermediate_size", json!(32));
 
-    remove("no_tokenizer", &["vocab.txt", "tokenizer.json", "tokenizer_config.json"]);
+    remove("no_tokenizer", &["vocab.txt", "tokenizer_config.json"]);
     write("broken_tokenizer", "tokenizer.json", b"{\"version\": \"1.0\",\n \"model\": {\"type\": \"WordPiece\",\n");
     let crafted = json!({
         "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,

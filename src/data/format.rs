@@ -107,7 +107,7 @@ impl Format {
             Format::Text => text::parse(text),
         }?;
         match parsed.rows.is_empty() {
-            true => Err(Error::new(What::BadData(format!("`{}` has no rows", path.display())))),
+            true => Err(Error::new(What::BadData(format!("`{}` has no rows", path.display()))).hint("is it the right file?")),
             false => Ok(parsed),
         }
     }
