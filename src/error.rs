@@ -173,7 +173,8 @@ impl Place {
     /// Whether it is a place in data: a file, a row, an item or a token of one.
     fn is_data(&self) -> bool {
         match self {
-            Place::File { .. } | Place::Row(_) | Place::Item(_) => true,
+            Place::File { path, .. } => path.extension().is_none_or(|extension| extension != "rhai"),
+            Place::Row(_) | Place::Item(_) => true,
             Place::Within(text) => text.starts_with("row "),
             Place::Tensor(_) => false,
         }

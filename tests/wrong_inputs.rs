@@ -110,7 +110,11 @@ fn wrong_models(models: &Path) {
     let config = |name: &str, key: &str, value: Value| {
         edit_json(&variant(name).join("config.json"), |config| {
             let map = config.as_object_mut().unwrap();
-            if value.is_null() { map.remove(key) } else { map.insert(key.into(), value) };
+            if value.is_null() {
+                map.remove(key)
+            } else {
+                map.insert(key.into(), value)
+            };
         });
     };
     remove("no_weights", &["model.safetensors"]);
@@ -118,7 +122,8 @@ fn wrong_models(models: &Path) {
     let pickle = remove("pickle_only", &["model.safetensors"]);
     std::fs::write(pickle.join("pytorch_model.bin"), b"\x80\x02}q\x00.").unwrap();
     let lost = remove("lost_shard", &["model.safetensors"]);
-    let index = json!({ "weight_map": { "bert.embeddings.word_embeddings.weight": "model-00001-of-00002.safetensors" } });
+    let index =
+        json!({ "weight_map": { "bert.embeddings.word_embeddings.weight": "model-00001-of-00002.safetensors" } });
     std::fs::write(lost.join("model.safetensors.index.json"), index.to_string()).unwrap();
 
     let weights = std::fs::read(models.join("tiny/model.safetensors")).unwrap();
@@ -135,7 +140,11 @@ fn wrong_models(models: &Path) {
     one_missing[start + name.len() - 4..start + name.len()].copy_from_slice(b"bais");
     write("one_missing", "model.safetensors", &one_missing);
 
-    write("broken_config", "config.json", b"{\n  \"model_type\": \"bert\",\n  \"hidden_size\": 16\n  \"vocab_size\": 16\n}\n");
+    write(
+        "broken_config",
+        "config.json",
+        b"{\n  \"model_type\": \"bert\",\n  \"hidden_size\": 16\n  \"vocab_size\": 16\n}\n",
+    );
     write("list_config", "config.json", b"[]\n");
     config("no_model_type", "model_type", Value::Null);
     config("no_hidden_size", "hidden_size", Value::Null);
@@ -160,7 +169,8 @@ fn wrong_models(models: &Path) {
 /// Runs a recipe and gives its rendered error and exit code; what else it must keep to is checked on the way.
 fn outcome(folder: &Path, recipe: &Path) -> String {
     let text = std::fs::read_to_string(recipe).unwrap();
-    let header = |key: &str| text.lines().find_map(|line| line.strip_prefix(&format!("// {key}: "))).unwrap_or_default();
+    let header =
+        |key: &str| text.lines().find_map(|line| line.strip_prefix(&format!("// {key}: "))).unwrap_or_default();
     let name = recipe.file_name().unwrap().to_str().unwrap();
     let mut command = retune(folder, &["--json"], name);
     command.args(header("args").split_whitespace());
@@ -211,7 +221,9 @@ fn wrong_inputs_end_with_the_text_and_exit_code_that_were_agreed_on() {
 fn no_message_speaks_of_what_the_program_is_made_of() {
     for recipe in recipes() {
         let shown = std::fs::read_to_string(recipe.with_extension("txt")).unwrap();
-        for word in ["candle", "::core", "alloc::", "Dynamic", "EvalAltResult", "FnPtr", "rhai::", "Err(", "Some(", "INT"] {
+        for word in
+            ["candle", "::core", "alloc::", "Dynamic", "EvalAltResult", "FnPtr", "rhai::", "Err(", "Some(", "INT"]
+        {
             assert!(!shown.contains(word), "{} names `{word}`:\n{shown}", recipe.display());
         }
         let code = shown.trim_end().rsplit("exit code ").next().and_then(|code| code.parse::<u8>().ok());

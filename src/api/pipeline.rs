@@ -53,8 +53,9 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
             Some(name) => open(&session, name, revision.as_deref())?,
             None => {
                 let what = What::MissingOption { key: "tokenizer".into(), of: "`pipeline`".into() };
-                return Err(Error::new(what)
-                    .hint("a loaded model does not bring its tokenizer: give `tokenizer: tokenizer`"));
+                return Err(
+                    Error::new(what).hint("a loaded model does not bring its tokenizer: give `tokenizer: tokenizer`")
+                );
             }
         },
     };

@@ -51,7 +51,8 @@ impl ScriptTrainer {
         let mut options = Options::new("`Trainer`", options);
         let model = options.object::<Model>("model", "a model");
         let model = model.map_err(|error| error.hint("load it first: `AutoModelFor...::from_pretrained(\"NAME\")`"))?;
-        let model = model.ok_or_else(|| options.missing("model", "give `model: AutoModelFor...::from_pretrained(...)`"))?;
+        let model =
+            model.ok_or_else(|| options.missing("model", "give `model: AutoModelFor...::from_pretrained(...)`"))?;
         let arguments = match options.object::<Arguments>("args", "`TrainingArguments(#{ ... })`")? {
             Some(arguments) => arguments,
             None => {

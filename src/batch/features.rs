@@ -167,7 +167,7 @@ impl Column {
     }
 
     /// How many values a list has; none where it is one value.
-    pub fn len(&self) -> Option<usize> {
+    pub fn list_len(&self) -> Option<usize> {
         match self {
             Column::Int(_) | Column::Float(_) => None,
             Column::Ints(values) => Some(values.len()),

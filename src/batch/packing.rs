@@ -260,7 +260,7 @@ fn pack_column(name: &str, examples: &[(usize, &Features)], n_tokens: usize, dev
     let (mut per_token, mut scalar, mut whole) = (true, true, true);
     let mut width = None;
     // Where lists are of several lengths they have to be one a token: the row that breaks this is the one to be named.
-    let lengths = examples.iter().filter_map(|(_, features)| features.column(name).and_then(Column::len));
+    let lengths = examples.iter().filter_map(|(_, features)| features.column(name).and_then(Column::list_len));
     let varies = lengths.clone().max() != lengths.min();
     for (row, features) in examples {
         let before = values.len();

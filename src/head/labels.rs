@@ -103,9 +103,9 @@ fn one_kind(dataset: &Dataset, name: &str) -> Result<Kind> {
                 let other = dataset.rows()[first].get(name).map_or("null", Value::type_name);
                 let problem =
                     format!("the labels are of several types: {} here, {other} in row {first}", value.type_name());
-                return Err(dataset.locate(Error::new(What::BadData(problem)), index).hint(
-                    "a column holds names or numbers, not both; `map` can turn one into the other",
-                ));
+                return Err(dataset
+                    .locate(Error::new(What::BadData(problem)), index)
+                    .hint("a column holds names or numbers, not both; `map` can turn one into the other"));
             }
         };
     }
@@ -159,9 +159,8 @@ pub fn encode(row: &Row, encoding: &LabelEncoding) -> Result<Option<Value>> {
         }
         number if regression => Value::Float(number.as_float().ok_or_else(|| unusable(number))?),
         Value::List(_) => {
-            return Err(unusable(value).hint(
-                "for several labels a row, load the model with `problem_type: \"multi_label_classification\"`",
-            ));
+            return Err(unusable(value)
+                .hint("for several labels a row, load the model with `problem_type: \"multi_label_classification\"`"));
         }
         Value::Float(number) if number.fract() != 0.0 => {
             let (name, got) = ("the label".into(), number.to_string());
