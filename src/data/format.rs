@@ -107,10 +107,7 @@ impl Format {
             Format::Text => text::parse(text),
         }?;
         match parsed.rows.is_empty() {
-            true => {
-                Err(Error::new(What::BadData(format!("`{}` has no rows", path.display())))
-                    .hint("is it the right file?"))
-            }
+            true => Err(Error::new(What::BadData(format!("`{}` has no rows", path.display())))),
             false => Ok(parsed),
         }
     }
