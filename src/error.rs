@@ -34,6 +34,14 @@ pub enum What {
         /// The callee, for example `` `TrainingArguments` ``.
         of: String,
     },
+    /// An option that has to be given is not there.
+    #[error("{of} needs the option `{key}`")]
+    MissingOption {
+        /// The option's name.
+        key: String,
+        /// The callee, for example `` `Trainer` ``.
+        of: String,
+    },
     /// A value has the wrong type.
     #[error("{name} must be {wanted}, but is {got}")]
     WrongType {
@@ -161,6 +169,16 @@ impl Place {
     pub fn line(path: impl AsRef<Path>, line: usize, column: Option<usize>) -> Self {
         Place::File { path: path.as_ref().to_path_buf(), line: Some(line), column }
     }
+
+    /// Whether it is a place in data: a file, a row, an item or a token of one.
+    fn is_data(&self) -> bool {
+        match self {
+            Place::File { path, .. } => path.extension().is_none_or(|extension| extension != "rhai"),
+            Place::Row(_) | Place::Item(_) => true,
+            Place::Within(text) => text.starts_with("row "),
+            Place::Tensor(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -236,15 +254,21 @@ impl Error {
         match self.what() {
             What::Usage(_) => 64,
             What::Malformed { .. } | What::BadData(_) | What::Weights(_) | What::NonFinite(_) => 65,
+            What::NotFound { kind, .. } if NAMES.contains(kind) => 78,
             What::NotFound { .. } | What::Read { .. } => 66,
             What::Hub(_) | What::Device(_) => 69,
             What::Write { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
             What::Write { .. } => 73,
             What::Internal(_) | What::Tensor(_) => 70,
+            // A value of a row or of a file is data; one of a recipe is a setting.
+            What::WrongType { .. } | What::OutOfRange { .. } if self.places().iter().any(Place::is_data) => 65,
             _ => 78,
         }
     }
 }
+
+/// Kinds of things that a recipe names and that are no files: to misspell one is a wrong setting, not a missing input.
+const NAMES: [&str; 4] = ["column", "metric", "parameter", "pipeline"];
 
 /// What happened, then the places in brackets; the hint is printed by the renderer, on a line of its own.
 impl fmt::Display for Error {

@@ -25,3 +25,4 @@ mod tokenizer;
 mod tokenizer_crafted;
 mod tree;
 mod wrong;
+mod wrong_inputs;

@@ -202,5 +202,5 @@ fn the_library_can_be_replaced_by_a_folder() {
     let output = run(folder.path(), &["run", "recipe.rhai", "--stdlib", "lib"]);
     assert_eq!(text(&output.stdout), "hello\n", "{}", text(&output.stderr));
     let output = run(folder.path(), &["run", "recipe.rhai"]);
-    assert!(text(&output.stderr).contains("`std/greet.rhai` was not found"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("`std/greet` was not found"), "{}", text(&output.stderr));
 }

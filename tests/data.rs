@@ -176,7 +176,11 @@ fn names_and_slices_that_are_wrong_are_explained() {
         ),
         ("many", split("trian"), "split `trian` was not found (data set `many`) | did you mean `train`?"),
         ("many", split("train["), slices),
-        ("many", split("train[5:5]"), "`many[train[5:5]]` has no rows"),
+        (
+            "many",
+            split("train[5:5]"),
+            "`many[train[5:5]]` has no rows | the slice begins behind the last row, or ends where it begins",
+        ),
         ("many", split("dev"), "split `dev` was not found (data set `many`) | it has `train`, `validation`"),
         (
             "mixed",

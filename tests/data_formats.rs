@@ -117,8 +117,16 @@ fn broken_files_say_where() {
             b"a,b\n\"x\ny\",1\n1\n",
             "CSV: 1 cell where the header has 2 (f:4) | put a text that contains the separator or a quote into double quotes",
         ),
-        (Csv, b"a,b\n1,2\n\"x,1\n2,3\n", "CSV: a quote is opened and never closed (f:3)"),
-        (Csv, b"a,b\n1,\"x\n2,3\n", "CSV: a quote is opened and never closed (f:2)"),
+        (
+            Csv,
+            b"a,b\n1,2\n\"x,1\n2,3\n",
+            "CSV: a quote is opened and never closed (f:3) | a cell that begins with `\"` ends with `\"`; a quote inside it is written twice",
+        ),
+        (
+            Csv,
+            b"a,b\n1,\"x\n2,3\n",
+            "CSV: a quote is opened and never closed (f:2) | a cell that begins with `\"` ends with `\"`; a quote inside it is written twice",
+        ),
         (Csv, b"a,b,a\n1,2,3\n", "CSV: the header names the column `a` twice (f:1)"),
         (Csv, b"a,b\n", "`f` has no rows"),
         (Tsv, b"", "`f` has no rows"),

@@ -6,7 +6,7 @@
 use rhai::{Array, Dynamic, Map};
 
 use crate::data::Value;
-use crate::error::{Result, What, nearest};
+use crate::error::{Error, Result, What, nearest};
 use crate::head::script::convert::{from_dynamic, type_name};
 
 /// An options map that is being read.
@@ -31,6 +31,15 @@ impl Options {
     pub fn take(&mut self, key: &'static str) -> Option<Dynamic> {
         self.known.push(key);
         self.map.remove(key).filter(|value| !value.is_unit())
+    }
+
+    /// The error for an option that has to be given and is not; a key that looks like it was meant to be that one.
+    pub fn missing(&self, key: &str, hint: &str) -> Error {
+        match nearest(key, self.map.keys().map(|key| key.as_str())) {
+            Some(near) => Error::new(What::UnknownOption { key: near.to_string(), of: self.of.clone() })
+                .hint(format!("did you mean `{key}`?")),
+            None => Error::new(What::MissingOption { key: key.to_string(), of: self.of.clone() }).hint(hint),
+        }
     }
 
     /// Takes a float; integers are accepted.
@@ -102,7 +111,7 @@ impl Options {
     /// Refuses what was not taken.
     pub fn finish(self) -> Result<()> {
         let Some(key) = self.map.keys().next() else { return Ok(()) };
-        let error = crate::error::Error::new(What::UnknownOption { key: key.to_string(), of: self.of.clone() });
+        let error = Error::new(What::UnknownOption { key: key.to_string(), of: self.of.clone() });
         Err(match nearest(key, self.known.iter().copied()) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None if self.known.is_empty() => error.hint("it takes no options"),
@@ -128,7 +137,7 @@ impl Options {
         }
     }
 
-    fn out_of_range(&self, key: &str, value: impl ToString, allowed: String) -> crate::error::Error {
+    fn out_of_range(&self, key: &str, value: impl ToString, allowed: String) -> Error {
         What::OutOfRange { name: format!("`{key}` of {}", self.of), value: value.to_string(), allowed }.into()
     }
 }

@@ -26,10 +26,8 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
     let suffix = suffix_of(task)?;
     let mut options = Options::new("`pipeline`", options);
     let revision = options.string("revision")?;
-    let model = options.take("model").ok_or_else(|| {
-        Error::new(What::NotFound { kind: "option of `pipeline`:", name: "model".into() })
-            .hint("give a directory, a hub name or a loaded model")
-    })?;
+    let model = options.take("model");
+    let model = model.ok_or_else(|| options.missing("model", "give a directory, a hub name or a loaded model"))?;
     let tokenizer = options.take("tokenizer");
     let batch_size = options.count("batch_size", 1)?.unwrap_or(32);
     let call = call_options(&mut options)?;
@@ -43,7 +41,7 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
     if !model.architecture().ends_with(suffix) {
         let problem =
             format!("the pipeline `{task}` needs a model `...{suffix}`, but this is a `{}`", model.architecture());
-        return Err(What::Conflict(problem).into());
+        return Err(Error::new(What::Conflict(problem)).hint(format!("load it with `AutoModel{suffix}`")));
     }
     let tokenizer = match tokenizer {
         Some(value) => match (value.clone().try_cast::<Tokenizer>(), value.clone().into_string()) {
@@ -54,8 +52,10 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
         None => match &name {
             Some(name) => open(&session, name, revision.as_deref())?,
             None => {
-                return Err(Error::new(What::NotFound { kind: "option of `pipeline`:", name: "tokenizer".into() })
-                    .hint("a loaded model does not bring its tokenizer: give `tokenizer: tokenizer`"));
+                let what = What::MissingOption { key: "tokenizer".into(), of: "`pipeline`".into() };
+                return Err(
+                    Error::new(what).hint("a loaded model does not bring its tokenizer: give `tokenizer: tokenizer`")
+                );
             }
         },
     };

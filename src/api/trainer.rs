@@ -50,9 +50,10 @@ pub fn register(engine: &mut rhai::Engine) {
 impl ScriptTrainer {
     fn new(session: &Session, options: Map) -> Result<Self> {
         let mut options = Options::new("`Trainer`", options);
-        let model: Model = options
-            .object("model", "a model")?
-            .ok_or_else(|| missing("model", "AutoModelFor...::from_pretrained(...)"))?;
+        let model = options.object::<Model>("model", "a model");
+        let model = model.map_err(|error| error.hint("load it first: `AutoModelFor...::from_pretrained(\"NAME\")`"))?;
+        let model =
+            model.ok_or_else(|| options.missing("model", "give `model: AutoModelFor...::from_pretrained(...)`"))?;
         let arguments = match options.object::<Arguments>("args", "`TrainingArguments(#{ ... })`")? {
             Some(arguments) => arguments,
             None => {
@@ -68,8 +69,9 @@ impl ScriptTrainer {
             None => None,
             Some(value) => Some(evaluation_data(value)?),
         };
-        let processing = options.object::<Tokenizer>("processing_class", "a tokenizer")?;
-        let named = options.object::<Tokenizer>("tokenizer", "a tokenizer")?;
+        let load = |error: Error| error.hint("load it first: `AutoTokenizer::from_pretrained(\"NAME\")`");
+        let processing = options.object::<Tokenizer>("processing_class", "a tokenizer").map_err(load)?;
+        let named = options.object::<Tokenizer>("tokenizer", "a tokenizer").map_err(load)?;
         if named.is_some() {
             session.reporter().note("`tokenizer` of `Trainer` is called `processing_class` now; both are read");
         }
@@ -78,8 +80,9 @@ impl ScriptTrainer {
                 .hint("leave it out: batches are packed without padding, so there is nothing to collate"));
         }
         let callbacks = callbacks::read_all(&mut options)?;
-        let compute_metrics = options.object::<FnPtr>("compute_metrics", "a function")?;
-        let compute_loss = options.object::<FnPtr>("compute_loss", "a function")?;
+        let function = |error: Error| error.hint("write `Fn(\"NAME\")` for a function of the recipe, or a closure");
+        let compute_metrics = options.object::<FnPtr>("compute_metrics", "a function").map_err(function)?;
+        let compute_loss = options.object::<FnPtr>("compute_loss", "a function").map_err(function)?;
         for key in ["optimizers", "model_init", "preprocess_logits_for_metrics", "compute_loss_func"] {
             if options.take(key).is_some() {
                 return Err(Error::new(What::Unsupported(format!("`{key}` of `Trainer`"))).hint(match key {
@@ -154,13 +157,9 @@ impl ScriptTrainer {
                 let args = (output_to_dynamic(output), batch.clone());
                 let value = function.call_within_context::<Dynamic>(context, args).map_err(lower)?;
                 value.clone().try_cast::<Tensor>().ok_or_else(|| {
-                    let got = type_name(&value);
-                    What::WrongType {
-                        name: "what `compute_loss` returns".into(),
-                        wanted: "a scalar Tensor".into(),
-                        got,
-                    }
-                    .into()
+                    let (name, got) = ("what `compute_loss` returns".into(), type_name(&value));
+                    let error = Error::new(What::WrongType { name, wanted: "a scalar Tensor".into(), got });
+                    error.hint("a number has no gradient: leave out `.item()` and `.to_array()`")
                 })
             }));
         }
@@ -208,11 +207,6 @@ impl ScriptTrainer {
     }
 }
 
-fn missing(key: &str, example: &str) -> Error {
-    Error::new(What::NotFound { kind: "option of `Trainer`:", name: key.into() })
-        .hint(format!("give `{key}: {example}`"))
-}
-
 /// Predictions and labels as a script sees them; labels are `()` where the data has none.
 fn predictions_map(predictions: &Predictions) -> Map {
     let list = |values: &[Value]| Dynamic::from_array(values.iter().map(to_dynamic).collect());
@@ -247,7 +241,8 @@ fn evaluation_data(value: Dynamic) -> Result<EvaluationData> {
     let wrong = || {
         let got = type_name(&value);
         let wanted = "a Dataset, or a map from names to Datasets".into();
-        Error::new(What::WrongType { name: "`eval_dataset` of `Trainer`".into(), wanted, got })
+        let error = Error::new(What::WrongType { name: "`eval_dataset` of `Trainer`".into(), wanted, got });
+        error.hint("`load_dataset(...)` or `Dataset::from_rows(...)` makes one")
     };
     let map = value.clone().try_cast::<Map>().ok_or_else(wrong)?;
     let sets = map.into_iter().map(|(name, dataset)| Some((name.to_string(), dataset.try_cast::<Dataset>()?)));

@@ -11,7 +11,7 @@ use rhai::{Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::error::{Result, What};
-use crate::head::script::convert::{ScriptResult, raise, to_dynamic};
+use crate::head::script::convert::{ScriptResult, from_dynamic, raise, to_dynamic};
 use crate::train;
 
 /// Training arguments as a script holds them.
@@ -36,6 +36,11 @@ impl EarlyStopping {
 
 impl TrainingArguments {
     fn read(session: &Session, options: Map) -> Result<Self> {
+        // An unknown name says more than the type of its value, which may be no data at all.
+        let is_unknown = |key: &str| !train::TrainingArguments::keys().any(|known| known == key);
+        if let Some((key, _)) = options.iter().find(|(key, value)| is_unknown(key) && from_dynamic(value).is_err()) {
+            return Err(train::TrainingArguments::unknown(key));
+        }
         let pairs = Options::new("`TrainingArguments`", options).rest()?;
         let (mut args, notes) = train::TrainingArguments::from_pairs(pairs)?;
         for note in notes {

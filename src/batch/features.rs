@@ -166,6 +166,15 @@ impl Column {
         }
     }
 
+    /// How many values a list has; none where it is one value.
+    pub fn list_len(&self) -> Option<usize> {
+        match self {
+            Column::Int(_) | Column::Float(_) => None,
+            Column::Ints(values) => Some(values.len()),
+            Column::Floats(values) => Some(values.len()),
+        }
+    }
+
     /// The column as a data value.
     pub fn to_value(&self) -> Value {
         match self {

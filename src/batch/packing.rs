@@ -185,6 +185,9 @@ impl Batch {
         self.columns.get(name).ok_or_else(|| {
             let known: Vec<_> = self.columns.keys().map(|name| format!("`{name}`")).collect();
             let error = Error::new(What::NotFound { kind: "column", name: name.to_string() });
+            if name == "labels" && known.is_empty() {
+                return error.hint("the rows have no labels: the data set needs a column `label` (or `labels`)");
+            }
             error.hint(format!(
                 "the batch has `input_ids` and {}",
                 if known.is_empty() { "nothing else".into() } else { known.join(", ") }
@@ -256,6 +259,9 @@ fn pack_column(name: &str, examples: &[(usize, &Features)], n_tokens: usize, dev
     let mut values: Vec<f64> = Vec::new();
     let (mut per_token, mut scalar, mut whole) = (true, true, true);
     let mut width = None;
+    // Where lists are of several lengths they have to be one a token: the row that breaks this is the one to be named.
+    let lengths = examples.iter().filter_map(|(_, features)| features.column(name).and_then(Column::list_len));
+    let varies = lengths.clone().max() != lengths.min();
     for (row, features) in examples {
         let before = values.len();
         let column = column(*row, features)?;
@@ -271,11 +277,11 @@ fn pack_column(name: &str, examples: &[(usize, &Features)], n_tokens: usize, dev
         per_token &= !is_scalar && count == features.n_tokens();
         scalar &= is_scalar;
         let same_width = width.is_none_or(|width| width == (is_scalar, count));
-        if !same_width && !per_token {
-            let problem = format!(
-                "`{name}` has {count} values, which is neither one a token nor as many as the rows before it have"
-            );
-            return Err(Error::new(What::BadData(problem)).at(Place::Row(*row)));
+        if (varies && !is_scalar && count != features.n_tokens()) || (!same_width && !per_token) {
+            let problem = format!("`{name}` has {count} values for {} `input_ids`", features.n_tokens());
+            return Err(Error::new(What::BadData(problem))
+                .at(Place::Row(*row))
+                .hint("give one value a token, or the same number of values in every row"));
         }
         width = Some((is_scalar, count));
     }

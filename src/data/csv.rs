@@ -12,6 +12,9 @@ use crate::data::Value;
 use crate::data::dataset::Parsed;
 use crate::error::{Error, Place, Result, What};
 
+const OPEN_QUOTE: &str = "a quote is opened and never closed";
+const CLOSE_QUOTE: &str = "a cell that begins with `\"` ends with `\"`; a quote inside it is written twice";
+
 /// What stands between two cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Separator {
@@ -58,7 +61,7 @@ pub fn parse(text: &str, path: &Path, separator: Separator) -> Result<Parsed> {
         let n_header = records.first().map_or(record.len(), StringRecord::len);
         if record.len() != n_header {
             if !closes(&text[start..], separator) {
-                return Err(fail(line, "a quote is opened and never closed".into()));
+                return Err(fail(line, OPEN_QUOTE.into()).hint(CLOSE_QUOTE));
             }
             let problem = format!("{} where the header has {n_header}", cells(record.len()));
             let hint = "put a text that contains the separator or a quote into double quotes";
@@ -69,7 +72,7 @@ pub fn parse(text: &str, path: &Path, separator: Separator) -> Result<Parsed> {
         numbers.push(u32::try_from(line).unwrap_or(0));
     }
     if !closes(&text[last.0..], separator) {
-        return Err(fail(last.1, "a quote is opened and never closed".into()));
+        return Err(fail(last.1, OPEN_QUOTE.into()).hint(CLOSE_QUOTE));
     }
     let Some((header, records)) = records.split_first() else { return Ok(Parsed::default()) };
     let names = columns(header).map_err(|problem| fail(numbers[0] as usize, problem))?;

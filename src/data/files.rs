@@ -75,6 +75,7 @@ impl Places {
 }
 
 fn unknown_std(name: &str) -> Error {
+    let name = name.strip_suffix(".rhai").unwrap_or(name);
     let folders = embedded::FILES.iter().filter_map(|(path, _)| path.rsplit_once('/')).map(|(folder, _)| folder);
     let files = embedded::FILES.iter().filter_map(|(path, _)| path.strip_suffix(".rhai"));
     let mut known: Vec<String> = folders.chain(files).map(|inner| format!("std/{inner}")).collect();

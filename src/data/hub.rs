@@ -11,7 +11,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::data::download::{Client, Listing};
 use crate::data::files::{Folder, Places};
-use crate::error::{Error, Result, What};
+use crate::error::{Error, Result, What, nearest};
 
 const ENDPOINT: &str = "https://huggingface.co";
 const WEIGHTS: &str = "model.safetensors";
@@ -96,16 +96,34 @@ fn open(places: &Places, hub: &Hub, name: &str, revision: Option<&str>, wanted: 
     if let Some(folder) = places.folder(name)? {
         return Ok(folder);
     }
+    let not_found = || Error::new(What::NotFound { kind: "model", name: name.to_string() });
+    if places.path(name).is_some() {
+        return Err(not_found().hint("it is a file, not a directory; a model is a directory with config.json in it"));
+    }
+    // A misspelt local directory would otherwise end as a question about the network.
+    if let Some(near) = nearest_folder(places, name) {
+        return Err(not_found().hint(format!("did you mean `{near}`?")));
+    }
     if !is_repository(name) {
-        let is_file = places.path(name).is_some();
-        let tried = if is_file { "it is a file, not a directory" } else { "there is no such directory" };
-        let error = Error::new(What::NotFound { kind: "model", name: name.to_string() });
-        return Err(error.hint(format!("{tried}, and `NAME` or `ORG/NAME` is what a hub repository is called")));
+        let hint = "there is no such directory, and `NAME` or `ORG/NAME` is what a hub repository is called";
+        return Err(not_found().hint(hint));
     }
     hub.model_folder(name, revision, wanted).map_err(|error| match error.hint_text() {
         Some(_) => error,
         None => error.hint(format!("`{name}` is not a directory here, so it was looked for on the hub")),
     })
+}
+
+/// The folder beside the one that `name` would be, where there is such a place and a name near enough to be meant.
+fn nearest_folder(places: &Places, name: &str) -> Option<String> {
+    let path = Path::new(name);
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
+    let entries = std::fs::read_dir(places.path(parent.to_str()?)?).ok()?.flatten();
+    let folders = entries.filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    let near = nearest(path.file_name()?.to_str()?, names.iter().map(String::as_str))?;
+    Some(parent.join(near).display().to_string())
 }
 
 /// Whether `name` may be a hub repository: `NAME` or `ORG/NAME`, as `huggingface_hub` checks it.
@@ -184,7 +202,7 @@ impl Hub {
 
     fn unreachable(&self, repo: &str, error: Error) -> Error {
         error.hint(format!(
-            "`{repo}` is not in the cache `{}` either: give a local directory, set HF_ENDPOINT to a hub within reach, \
+            "`{repo}` is neither a directory here nor in the cache `{}`: give one, set HF_ENDPOINT to a hub within reach, \
              or fill the cache elsewhere and set HF_HUB_OFFLINE=1",
             self.0.cache.display()
         ))

@@ -186,7 +186,10 @@ impl Plan<'_> {
         }
         let data = whole.expect("a split that parses has a part").named(format!("{}[{split}]", self.name));
         match data.is_empty() {
-            true => Err(What::BadData(format!("`{}` has no rows", data.name())).into()),
+            true => {
+                let error = Error::new(What::BadData(format!("`{}` has no rows", data.name())));
+                Err(error.hint("the slice begins behind the last row, or ends where it begins"))
+            }
             false => Ok(data),
         }
     }

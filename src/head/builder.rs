@@ -27,7 +27,7 @@ impl HeadBuilder {
     /// # Errors
     /// Weights of another shape, a name made twice.
     pub fn linear(&self, name: &str, n_in: usize, n_out: usize, bias: Bias) -> Result<Linear> {
-        Linear::new(&self.builder, name, (n_in, n_out), self.deviation, bias)
+        Linear::new(&self.builder, name, (n_in, n_out), self.deviation, bias).map_err(of_another_shape)
     }
 
     /// `NAME.weight` and `NAME.bias` of a layer norm; `eps` is the encoder's unless given.
@@ -35,7 +35,7 @@ impl HeadBuilder {
     /// # Errors
     /// Weights of another shape, a name made twice.
     pub fn layer_norm(&self, name: &str, size: usize, eps: Option<f64>) -> Result<LayerNorm> {
-        LayerNorm::new(&self.builder, name, size, eps.unwrap_or(self.eps))
+        LayerNorm::new(&self.builder, name, size, eps.unwrap_or(self.eps)).map_err(of_another_shape)
     }
 
     /// `NAME.weight` `(entries, size)`.
@@ -43,7 +43,7 @@ impl HeadBuilder {
     /// # Errors
     /// Weights of another shape, a name made twice.
     pub fn embedding(&self, name: &str, entries: usize, size: usize) -> Result<Embedding> {
-        Embedding::new(&self.builder, name, (entries, size), self.deviation)
+        Embedding::new(&self.builder, name, (entries, size), self.deviation).map_err(of_another_shape)
     }
 
     /// A parameter of any shape; `init` is normal with the model's `initializer_range` unless given.
@@ -51,7 +51,7 @@ impl HeadBuilder {
     /// # Errors
     /// Weights of another shape, a name made twice.
     pub fn param(&self, name: &str, shape: &[usize], init: Option<Init>) -> Result<Arc<Parameter>> {
-        self.builder.make(name, shape, init.unwrap_or(Init::Normal(self.deviation)))
+        self.builder.make(name, shape, init.unwrap_or(Init::Normal(self.deviation))).map_err(of_another_shape)
     }
 
     /// The encoder's token table, for heads whose last layer is tied to it.
@@ -61,5 +61,15 @@ impl HeadBuilder {
     pub fn word_embeddings(&self) -> Result<Arc<Parameter>> {
         let name = format!("{}.{}.weight", self.family.prefix, self.family.names.word);
         self.builder.parameters().get(&name).ok_or_else(|| Error::new(What::NotFound { kind: "parameter", name }))
+    }
+}
+
+/// What to do about a head that the checkpoint has in another shape.
+fn of_another_shape(error: Error) -> Error {
+    match error.what() {
+        What::Weights(_) => error.hint(
+            "give the `num_labels` that the checkpoint was made with, or `ignore_mismatched_sizes: true` for new weights",
+        ),
+        _ => error,
     }
 }

@@ -37,16 +37,16 @@ pub fn settle(model: &Model, dataset: &Dataset) -> Result<()> {
     let n_labels = config.num_labels()?;
     let names = strings(dataset, name);
     if !names.is_empty() && !config.has_label_names()? {
-        if names.len() > n_labels || (names.len() < n_labels && n_labels != 2) || names.len() == 1 {
+        if let (1, Some(only)) = (names.len(), names.first()) {
+            let problem = format!("every label of the training set is \"{only}\"");
+            return Err(Error::new(What::BadData(problem)).hint("a classifier needs at least two different labels"));
+        }
+        if names.len() > n_labels || (names.len() < n_labels && n_labels != 2) {
             let listed = names.iter().take(8).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
             let problem =
                 format!("the training set has {} labels ({listed}), but the model has {n_labels}", names.len());
-            let error = Error::new(What::BadData(problem));
-            return Err(if names.len() == 1 {
-                error.hint("a classifier needs at least two different labels")
-            } else {
-                error.hint(format!("load the model with `num_labels: {}`", names.len()))
-            });
+            let hint = format!("load the model with `num_labels: {}`", names.len());
+            return Err(Error::new(What::BadData(problem)).hint(hint));
         }
         let names: Vec<String> = names.into_iter().collect();
         model.change_config(|config| config.set_labels(&names));
@@ -103,7 +103,9 @@ fn one_kind(dataset: &Dataset, name: &str) -> Result<Kind> {
                 let other = dataset.rows()[first].get(name).map_or("null", Value::type_name);
                 let problem =
                     format!("the labels are of several types: {} here, {other} in row {first}", value.type_name());
-                return Err(dataset.locate(Error::new(What::BadData(problem)), index));
+                return Err(dataset
+                    .locate(Error::new(What::BadData(problem)), index)
+                    .hint("a column holds names or numbers, not both; `map` can turn one into the other"));
             }
         };
     }
@@ -156,6 +158,15 @@ pub fn encode(row: &Row, encoding: &LabelEncoding) -> Result<Option<Value>> {
             several(list, encoding)?
         }
         number if regression => Value::Float(number.as_float().ok_or_else(|| unusable(number))?),
+        Value::List(_) => {
+            return Err(unusable(value)
+                .hint("for several labels a row, load the model with `problem_type: \"multi_label_classification\"`"));
+        }
+        Value::Float(number) if number.fract() != 0.0 => {
+            let (name, got) = ("the label".into(), number.to_string());
+            return Err(Error::new(What::WrongType { name, wanted: "a class (0, 1, ... or a name)".into(), got })
+                .hint("for regression, load the model with `num_labels: 1`"));
+        }
         number => {
             let id = number.as_int().ok_or_else(|| unusable(number))?;
             if id != crate::tensor::loss::IGNORE_INDEX && !(0..n_labels as i64).contains(&id) {

@@ -259,7 +259,8 @@ impl Model {
     pub fn save_pretrained(&self, folder: &Path) -> Result<()> {
         if folder.is_file() {
             let source = std::io::Error::from(std::io::ErrorKind::NotADirectory);
-            return Err(What::Write { path: folder.to_path_buf(), source }.into());
+            return Err(Error::new(What::Write { path: folder.to_path_buf(), source })
+                .hint("a model is saved as a folder, and there is a file of that name: choose another"));
         }
         let mut config = self.config();
         if !self.0.task.name().starts_with("std/tasks/") {

@@ -34,7 +34,8 @@ pub struct Prepared {
 /// An empty data set, rows that cannot be encoded, a task without `encode`, no tokenizer.
 pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset) -> Result<Prepared> {
     if dataset.is_empty() {
-        return Err(Error::new(What::BadData(format!("the data set `{}` has no rows", dataset.name()))));
+        let error = Error::new(What::BadData(format!("the data set `{}` has no rows", dataset.name())));
+        return Err(error.hint("if it was filtered, no row was left: print `dataset.len()` after each step"));
     }
     let max_length = max_length(model, tokenizer);
     let rows = dataset.rows();

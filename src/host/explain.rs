@@ -51,6 +51,10 @@ impl<'a> Walk<'a> {
         if diagnostic.location.is_none() && !diagnostic.trail.is_empty() {
             diagnostic.location = Some(diagnostic.trail.remove(0).from);
         }
+        // The place itself is no step of the way to it.
+        if diagnostic.trail.first().is_some_and(|frame| Some(&frame.from) == diagnostic.location.as_ref()) {
+            diagnostic.trail.remove(0);
+        }
         // A native function that calls a closure is a frame of its own, at the same place.
         diagnostic.trail.dedup_by(|outer, inner| {
             let same = outer.from == inner.from;

@@ -141,6 +141,7 @@ pub(crate) fn other_name(name: &str) -> Option<&'static str> {
         "int" => "to_int",
         "float" => "to_float",
         "type" => "type_of",
+        "tensor" => "Tensor::from_array",
         _ => return None,
     })
 }
@@ -167,7 +168,10 @@ fn operator_hint(sign: &str) -> Option<String> {
 /// Whether the name is something else here, or the nearest of the names that the text declares.
 fn near_variable(name: &str, text: &str, api: &Api) -> Option<String> {
     let namespaces = declared(text, &["as"]);
-    if namespaces.iter().chain(&api.namespaces).any(|known| known == name) {
+    // A variable of that name somewhere in the script is what is meant, rather than a namespace of ours.
+    let is_variable = declared(text, &["let", "const", "for"]).iter().any(|known| known == name);
+    let is_ours = !is_variable && api.namespaces.iter().any(|known| known == name);
+    if is_ours || namespaces.iter().any(|known| known == name) {
         return Some(format!("`{name}` is a namespace: write `{name}::function(...)`"));
     }
     let variables = declared(text, &["let", "const", "for", "as", "fn"]);

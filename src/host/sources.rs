@@ -126,6 +126,6 @@ fn near_file(path: &Path) -> Error {
     match nearest(&name, scripts.iter().map(String::as_str)) {
         Some(near) => error.hint(format!("did you mean `{}`?", path.with_file_name(near).display())),
         None if scripts.is_empty() => error.hint(format!("`{}` has no `.rhai` files", folder.display())),
-        None => error,
+        None => error.hint(format!("`{}` has {}", folder.display(), scripts[..scripts.len().min(8)].join(", "))),
     }
 }

@@ -111,6 +111,17 @@ impl<'a> Words<'a> {
             [one] => with_article(one),
             several => format!("({})", several.join(", ")),
         };
+        if name.starts_with("anon$") {
+            let (count, bars) = match types.len() {
+                1 => ("one argument".to_string(), "|x| ...".to_string()),
+                n => (
+                    format!("{n} arguments"),
+                    format!("|{}| ...", ["a", "b", "c", "d", "e", "f"][..n.min(6)].join(", ")),
+                ),
+            };
+            let hint = format!("it needs as many names between its bars: `{bars}`");
+            return (format!("a closure was called with {count}, {arguments}, but takes another number"), Some(hint));
+        }
         if !named.is_empty() {
             let mut signatures: Vec<String> =
                 named.iter().map(|function| format!("`{}`", function.signature())).collect();

@@ -81,7 +81,10 @@ impl Backbone {
         let encoder_config = (family.encoder_config)(&config)?;
         let stored_type = weights.stored_type();
         let builder = Builder::new(weights, settings.device.clone(), settings.seed, settings.ignore_mismatched_sizes);
-        let encoder = Encoder::new(&builder, family, encoder_config)?;
+        let encoder = Encoder::new(&builder, family, encoder_config).map_err(|error| match error.what() {
+            What::Weights(_) => error.hint("does config.json belong to these weights?"),
+            _ => error,
+        })?;
         Ok(Backbone { config, family, encoder, builder, stored_type })
     }
 

@@ -60,8 +60,12 @@ impl ModelConfig {
                 Err(Error::new(What::Malformed { format: "config.json".into(), problem: "it is not an object".into() })
                     .at(crate::error::Place::file(path)))
             }
-            Err(error) => Err(Error::new(What::Malformed { format: "config.json".into(), problem: error.to_string() })
-                .at(crate::error::Place::line(path, error.line(), Some(error.column())))),
+            Err(error) => {
+                let text = error.to_string();
+                let problem = text.split(" at line ").next().unwrap_or(&text).to_string();
+                Err(Error::new(What::Malformed { format: "config.json".into(), problem })
+                    .at(crate::error::Place::line(path, error.line(), Some(error.column()))))
+            }
         }
     }
 
@@ -343,5 +347,5 @@ pub fn default_labels(count: usize) -> Vec<String> {
 }
 
 fn missing(key: &str) -> Error {
-    Error::new(What::NotFound { kind: "config.json key", name: key.to_string() })
+    Error::new(What::Malformed { format: "config.json".into(), problem: format!("it has no `{key}`") })
 }

@@ -159,7 +159,8 @@ pub fn of(config: &ModelConfig) -> Result<&'static Family> {
     let known: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
     let listed = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     if name.is_empty() {
-        let error = Error::new(What::NotFound { kind: "config.json key", name: "model_type".into() });
+        let error =
+            Error::new(What::Malformed { format: "config.json".into(), problem: "it has no `model_type`".into() });
         return Err(error.hint(format!("the families that can be loaded are {listed}")));
     }
     let error = Error::new(What::Unsupported(format!("the model family `{name}`")));

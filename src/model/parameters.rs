@@ -69,6 +69,7 @@ impl Parameters {
     pub fn set_trainable(&self, pattern: &str, trainable: bool) -> Result<usize> {
         let glob = glob::Pattern::new(pattern).map_err(|error| {
             Error::new(What::Malformed { format: format!("the pattern `{pattern}`"), problem: error.msg.to_string() })
+                .hint("`*` matches any characters, `?` one, `[01]` one of those; `]` closes what `[` opens")
         })?;
         let all = self.all();
         let matching: Vec<_> = all.iter().filter(|parameter| glob.matches(&parameter.name)).collect();
@@ -90,7 +91,8 @@ impl Parameters {
     fn insert(&self, parameter: Parameter) -> Result<Arc<Parameter>> {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if map.contains_key(&parameter.name) {
-            return Err(What::Conflict(format!("the parameter `{}` is made twice", parameter.name)).into());
+            let error = Error::new(What::Conflict(format!("the parameter `{}` is made twice", parameter.name)));
+            return Err(error.hint("each layer needs a name of its own"));
         }
         let parameter = Arc::new(parameter);
         map.insert(parameter.name.clone(), parameter.clone());
@@ -178,9 +180,7 @@ impl Builder {
                 record.mismatched.push((name.to_string(), found.clone(), shape.to_vec()));
                 if !self.ignore_mismatched {
                     let problem = format!("`{name}` has shape {found:?} in the checkpoint, but {shape:?} in the model");
-                    return Err(Error::new(What::Weights(problem)).hint(
-                        "give the `num_labels` that the checkpoint was made with, or `ignore_mismatched_sizes: true` for new weights",
-                    ));
+                    return Err(What::Weights(problem).into());
                 }
                 None
             }

@@ -96,7 +96,9 @@ fn json_error(name: &str, path: &std::path::Path, error: &serde_json::Error) -> 
         0 => Place::file(path),
         line => Place::line(path, line, Some(error.column()).filter(|&column| column > 0)),
     };
-    malformed(name, problem.to_string()).at(place)
+    malformed(name, problem.to_string())
+        .at(place)
+        .hint("the file is damaged or crafted; fetch or save the tokenizer again")
 }
 
 /// What the file itself says about added tokens; the crate ignores an id that contradicts the vocabulary.

@@ -194,10 +194,7 @@ impl TrainingArguments {
             return set.map_err(|refusal| refusal.error(key, OF, value));
         }
         let Some(foreign) = Foreign::named(key) else {
-            return Err(match foreign_arguments::belongs_elsewhere(key) {
-                Some(hint) => Error::new(What::UnknownOption { key: key.into(), of: OF.into() }).hint(hint),
-                None => unknown_key(key, OF, &Self::keys().collect::<Vec<_>>()),
-            });
+            return Err(Self::unknown(key));
         };
         if let Some(note) = foreign.accept(value)? {
             notes.push(note);
@@ -217,9 +214,12 @@ impl TrainingArguments {
         Self::FIELDS.iter().copied().chain(foreign_arguments::FOREIGN.iter().map(|foreign| foreign.name))
     }
 
-    /// The error for a name that is no argument, with the nearest one.
+    /// The error for a name that is no argument, with the nearest one, or the callee that it belongs to.
     pub fn unknown(key: &str) -> Error {
-        unknown_key(key, OF, &Self::keys().collect::<Vec<_>>())
+        match foreign_arguments::belongs_elsewhere(key) {
+            Some(hint) => Error::new(What::UnknownOption { key: key.into(), of: OF.into() }).hint(hint),
+            None => unknown_key(key, OF, &Self::keys().collect::<Vec<_>>()),
+        }
     }
 
     /// All arguments that work and all others that were given, for `training_args.json`.

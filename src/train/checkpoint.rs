@@ -172,8 +172,8 @@ pub fn list(output_dir: &Path) -> Result<Vec<(usize, PathBuf)>> {
 pub fn latest(output_dir: &Path) -> Result<PathBuf> {
     let all = if output_dir.is_dir() { list(output_dir)? } else { Vec::new() };
     all.last().map(|(_, path)| path.clone()).ok_or_else(|| {
-        let name = output_dir.display().to_string();
-        Error::new(What::NotFound { kind: "checkpoint in", name })
+        let name = output_dir.join("checkpoint-N").display().to_string();
+        Error::new(What::NotFound { kind: "checkpoint", name })
             .hint("`resume_from_checkpoint: true` goes on from the newest `checkpoint-N` of `output_dir`")
     })
 }

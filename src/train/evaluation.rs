@@ -144,7 +144,8 @@ impl Trainer {
                 name: "what `compute_metrics` returns".into(),
                 wanted: "a map from names to numbers".into(),
                 got: other.type_name().into(),
-            })),
+            })
+            .hint("name it: `#{ accuracy: ... }`")),
         }
     }
 

@@ -154,7 +154,10 @@ pub fn required_metric(metrics: &Map<String, Value>, key: &str) -> Result<f64> {
     let metric = metrics.get(key).map(|value| if value.is_null() { Some(f64::NAN) } else { value.as_f64() });
     match metric {
         Some(Some(metric)) => Ok(metric),
-        Some(None) => Err(What::BadData(format!("`{key}` is not a number")).into()),
+        Some(None) => {
+            let (name, got) = (format!("the metric `{key}`"), metrics[key].to_string());
+            Err(What::WrongType { name, wanted: "a number".into(), got }.into())
+        }
         None => {
             let there = metrics.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
             let error = Error::new(What::NotFound { kind: "metric", name: key.into() });

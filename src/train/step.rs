@@ -90,7 +90,11 @@ pub(super) fn refuse_missing_gradients(model: &Model, gradients: &Gradients) -> 
     let missing: Vec<_> =
         all.iter().filter(|p| p.is_trainable() && !gradients.contains_key(p.name())).map(|p| p.name()).collect();
     let Some(first) = missing.first() else { return Ok(()) };
-    let others = if missing.len() > 1 { format!(" (and {} others)", missing.len() - 1) } else { String::new() };
+    let others = match missing.len() {
+        1 => String::new(),
+        2 => " (and one other)".into(),
+        count => format!(" (and {} others)", count - 1),
+    };
     let problem = format!("the trainable parameter `{first}`{others} has no gradient after the first step");
     Err(Error::new(What::Conflict(problem))
         .at(Place::Tensor((*first).to_string()))

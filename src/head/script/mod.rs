@@ -12,7 +12,7 @@ use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, Map, Po
 
 use crate::batch::Batch;
 use crate::data::{Row, Value};
-use crate::error::{Error, Result, What};
+use crate::error::{Error, Place, Result, What};
 use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
 use crate::model::ModelConfig;
 use crate::tokenizer::Tokenizer;
@@ -60,7 +60,11 @@ impl ScriptTask {
                 }
                 None => format!("the task `{name}` has no function `{wanted}`"),
             };
-            return Err(Error::new(What::Script(problem)).hint(format!("a task has a function `{signature}`")));
+            let error = Error::new(What::Script(problem)).hint(format!("a task has a function `{signature}`"));
+            return Err(match defined_at(&ast, wanted) {
+                Some(line) => error.at(line),
+                None => error,
+            });
         }
         let mut task = ScriptTask { name, engine, ast, functions, pads_rows: false };
         if task.functions.iter().any(|(name, n_params)| name == "padding" && *n_params == 0) {
@@ -104,12 +108,15 @@ impl ScriptTask {
     }
 
     fn unexpected(&self, function: &str, wanted: &str, got: &Dynamic) -> Error {
-        What::WrongType {
+        let error = Error::new(What::WrongType {
             name: format!("what `{function}` of the task `{}` returns", self.name),
             wanted: wanted.into(),
             got: type_name(got),
+        });
+        match defined_at(&self.ast, function) {
+            Some(line) => error.at(line),
+            None => error,
         }
-        .into()
     }
 
     fn tensor(&self, function: &str, value: Dynamic) -> Result<Tensor> {
@@ -176,6 +183,12 @@ impl Task for ScriptTask {
     fn metrics(&self, predictions: &Value, references: &Value) -> Result<Value> {
         from_dynamic(&self.call("metrics", (to_dynamic(predictions), to_dynamic(references)))?)
     }
+}
+
+/// The line of the task script at which a function begins.
+fn defined_at(ast: &AST, function: &str) -> Option<Place> {
+    let line = ast.iter_fn_def().find(|known| known.name == function)?.body.start_position().line()?;
+    Some(Place::line(ast.source()?, line, None))
 }
 
 /// Logits as a script sees them: a tensor, or a map of tensors.
