@@ -98,8 +98,9 @@ impl<'a> Walk<'a> {
     fn library_error(&mut self, error: &Error, position: Position) {
         let Some(inner) = inner_script_error(error) else {
             let known = std::mem::take(&mut self.diagnostic);
-            self.diagnostic = Diagnostic { trail: known.trail, ..Diagnostic::from(error) };
-            self.diagnostic.places.extend(known.places);
+            // Places that were found on the way are the error's too: a value of a row is data.
+            let error = known.places.into_iter().fold(error.clone(), Error::at);
+            self.diagnostic = Diagnostic { trail: known.trail, ..Diagnostic::from(&error) };
             return self.place(position);
         };
         self.frame("called", position);
