@@ -191,11 +191,7 @@ impl ScriptTrainer {
         let mut trainer = self.lock()?;
         let metrics = trainer.evaluate(data.as_ref(), &mut self.hooks(context));
         self.0.view.follow(trainer.state());
-        let mut metrics = metrics?;
-        if trainer.state().global_step > 0 {
-            metrics.insert("epoch".into(), Json::from(trainer.state().epoch));
-        }
-        Ok(json_to_dynamic(&metrics))
+        Ok(json_to_dynamic(&metrics?))
     }
 
     fn predict(&self, context: &NativeCallContext, dataset: &Dataset) -> Result<Map> {
@@ -271,7 +267,12 @@ mod trainer_functions {
     /// ```
     #[rhai_fn(name = "Trainer", return_raw)]
     pub fn trainer(context: NativeCallContext, options: Map) -> ScriptResult<ScriptTrainer> {
-        ScriptTrainer::new(&Session::of(&context), options).map_err(raise)
+        let made = || -> Result<ScriptTrainer> {
+            let trainer = ScriptTrainer::new(&Session::of(&context), options)?;
+            trainer.lock()?.made(&mut trainer.hooks(&context))?;
+            Ok(trainer)
+        };
+        made().map_err(raise)
     }
 
     /// Trains. Gives `global_step`, `training_loss` and `metrics` (`train_runtime`, `train_samples_per_second`, ...).

@@ -34,6 +34,18 @@ pub struct Features {
     pub columns: Vec<(String, Column)>,
     /// Whether tokens were cut off to fit the maximum length.
     pub truncated: bool,
+    /// What a list under `labels` counts.
+    pub list_labels: ListLabels,
+}
+
+/// What a list under `labels` counts. Its length alone cannot tell where a row has as many tokens as the model labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListLabels {
+    /// One entry a token where there are as many entries as tokens, else a fixed count a row.
+    #[default]
+    ByLength,
+    /// A fixed count a row, as in multi-label classification.
+    PerRow,
 }
 
 /// Columns that are read by name and are never passed on as they are.
@@ -45,11 +57,19 @@ pub fn is_encoded(columns: &[String]) -> bool {
 }
 
 impl Features {
+    /// Reads an encoded row, where it is not known what reads its labels.
+    ///
+    /// # Errors
+    /// As [`Features::read`].
+    pub fn from_row(row: &IndexMap<String, Value>) -> Result<Self> {
+        Self::read(row, ListLabels::default())
+    }
+
     /// Reads an encoded row. Text and other columns that are not numbers are left out; `label` is read as `labels`.
     ///
     /// # Errors
     /// A row without tokens, columns of the wrong type, columns whose length is not that of `input_ids`.
-    pub fn from_row(row: &IndexMap<String, Value>) -> Result<Self> {
+    pub fn read(row: &IndexMap<String, Value>, list_labels: ListLabels) -> Result<Self> {
         let ids = row.get("input_ids").ok_or_else(|| bad("the row has no `input_ids`".into()))?;
         let mut input_ids = token_ids("input_ids", ids)?;
         let n_tokens = input_ids.len();
@@ -82,11 +102,13 @@ impl Features {
             let positions = kept(&positions, &keep);
             let plain = positions.iter().enumerate().all(|(index, &position)| index as u32 == position);
             position_ids = (!plain).then_some(positions);
-            for (_, column) in &mut columns {
-                match column {
-                    Column::Ints(values) if values.len() == n_tokens => *values = kept(values, &keep),
-                    Column::Floats(values) if values.len() == n_tokens => *values = kept(values, &keep),
-                    _ => {}
+            for (name, column) in &mut columns {
+                if list_labels.is_per_token(name, column, n_tokens) {
+                    match column {
+                        Column::Ints(values) => *values = kept(values, &keep),
+                        Column::Floats(values) => *values = kept(values, &keep),
+                        Column::Int(_) | Column::Float(_) => {}
+                    }
                 }
             }
         }
@@ -94,12 +116,17 @@ impl Features {
             return Err(bad("the row has no tokens".into()).hint("leave such rows out, for example with `filter`"));
         }
         let truncated = row.get("truncated").and_then(Value::as_int) == Some(1);
-        Ok(Features { input_ids, token_type_ids, position_ids, columns, truncated })
+        Ok(Features { input_ids, token_type_ids, position_ids, columns, truncated, list_labels })
     }
 
     /// The column `name`.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|(known, _)| known == name).map(|(_, column)| column)
+    }
+
+    /// Whether the column `name` has one value a token.
+    pub fn is_per_token(&self, name: &str, column: &Column) -> bool {
+        self.list_labels.is_per_token(name, column, self.n_tokens())
     }
 
     /// The number of tokens.
@@ -119,13 +146,13 @@ impl Features {
         if let Some(ids) = &mut padded.position_ids {
             ids.extend(n_tokens as u32..length as u32);
         }
-        for (_, column) in &mut padded.columns {
-            match column {
-                Column::Ints(values) if values.len() == n_tokens => {
-                    values.resize(length, crate::tensor::loss::IGNORE_INDEX);
+        for (name, column) in &mut padded.columns {
+            if self.list_labels.is_per_token(name, column, n_tokens) {
+                match column {
+                    Column::Ints(values) => values.resize(length, crate::tensor::loss::IGNORE_INDEX),
+                    Column::Floats(values) => values.resize(length, 0.0),
+                    Column::Int(_) | Column::Float(_) => {}
                 }
-                Column::Floats(values) if values.len() == n_tokens => values.resize(length, 0.0),
-                _ => {}
             }
         }
         padded
@@ -134,12 +161,23 @@ impl Features {
     /// How many labels take part in the loss: what a mean over a batch divides by. Rows without `labels` count as one.
     pub fn n_items(&self) -> usize {
         match self.column("labels") {
-            Some(Column::Ints(labels)) if labels.len() == self.input_ids.len() => {
+            Some(column @ Column::Ints(labels)) if self.is_per_token("labels", column) => {
                 labels.iter().filter(|&&label| label != crate::tensor::loss::IGNORE_INDEX).count()
             }
             Some(Column::Int(label)) if *label == crate::tensor::loss::IGNORE_INDEX => 0,
             _ => 1,
         }
+    }
+}
+
+impl ListLabels {
+    fn is_per_token(self, name: &str, column: &Column, n_tokens: usize) -> bool {
+        let count = match column {
+            Column::Int(_) | Column::Float(_) => return false,
+            Column::Ints(values) => values.len(),
+            Column::Floats(values) => values.len(),
+        };
+        count == n_tokens && (name != "labels" || self == ListLabels::ByLength)
     }
 }
 

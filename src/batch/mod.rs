@@ -7,5 +7,5 @@ pub mod features;
 mod packing;
 pub mod sampler;
 
-pub use features::{Column, Features};
+pub use features::{Column, Features, ListLabels};
 pub use packing::{Batch, Draw};

@@ -266,6 +266,7 @@ fn pack_column(name: &str, examples: &[(usize, &Features)], n_tokens: usize, dev
         let before = values.len();
         let column = column(*row, features)?;
         let is_scalar = matches!(column, Column::Int(_) | Column::Float(_));
+        per_token &= features.is_per_token(name, &column);
         whole &= matches!(column, Column::Int(_) | Column::Ints(_));
         match column {
             Column::Int(value) => values.push(value as f64),
@@ -274,7 +275,6 @@ fn pack_column(name: &str, examples: &[(usize, &Features)], n_tokens: usize, dev
             Column::Floats(list) => values.extend(list),
         }
         let count = values.len() - before;
-        per_token &= !is_scalar && count == features.n_tokens();
         scalar &= is_scalar;
         let same_width = width.is_none_or(|width| width == (is_scalar, count));
         if (varies && !is_scalar && count != features.n_tokens()) || (!same_width && !per_token) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use serde_json::Value as Json;
 
-use crate::batch::{Batch, Column, Features};
+use crate::batch::{Batch, Column, Features, ListLabels};
 use crate::data::files::Folder;
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
@@ -135,6 +135,7 @@ impl Model {
             position_ids: None,
             columns: Vec::new(),
             truncated: false,
+            list_labels: ListLabels::default(),
         };
         let attempt = || -> Result<Option<Vec<Leading>>> {
             let batch = Batch::pack(&[(0, &row(2)), (1, &row(3))], &self.0.device)?;
@@ -144,6 +145,14 @@ impl Model {
         };
         if let Ok(Some(leading)) = attempt() {
             self.0.leading.get_or_init(|| leading);
+        }
+    }
+
+    /// What a list under `labels` counts: a head with one output a row has its labels a row too.
+    pub fn list_labels(&self) -> ListLabels {
+        match self.0.leading.get() {
+            Some(leading) if leading.iter().all(|kind| *kind == Leading::Rows) => ListLabels::PerRow,
+            _ => ListLabels::ByLength,
         }
     }
 
@@ -287,7 +296,7 @@ impl Model {
     /// What the task raises, or features that are malformed.
     pub fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Features>> {
         let rows = self.0.task.encode(tokenizer, row, options)?;
-        rows.iter().map(|row| Features::from_row(row)).collect()
+        rows.iter().map(|row| Features::read(row, self.list_labels())).collect()
     }
 }
 

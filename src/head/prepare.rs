@@ -40,7 +40,7 @@ pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset) 
     let max_length = max_length(model, tokenizer);
     let rows = dataset.rows();
     let encoded: Vec<Vec<Features>> = if features::is_encoded(dataset.column_names()) {
-        let each = |(index, row): (usize, &crate::data::Row)| match Features::from_row(row) {
+        let each = |(index, row): (usize, &crate::data::Row)| match Features::read(row, model.list_labels()) {
             Ok(features) => Ok(vec![features]),
             Err(error) => Err(dataset.locate(error, index)),
         };

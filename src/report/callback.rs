@@ -62,8 +62,9 @@ impl Callback for RunCallback {
             Event::Evaluate => {
                 if let Some(metrics) = extra.metrics {
                     let mut metrics = metrics.clone();
-                    if state.global_step > 0 {
-                        metrics.insert("epoch".into(), state.epoch.into());
+                    if state.global_step == 0 && self.training.is_none() {
+                        // Nothing has been trained: an epoch would say nothing.
+                        metrics.shift_remove("epoch");
                     }
                     self.evaluated(&metrics);
                 }

@@ -79,11 +79,11 @@ pub struct TrainerControl {
     pub should_training_stop: bool,
     /// The epoch stops after this step; taken back when the next one begins.
     pub should_epoch_stop: bool,
-    /// A checkpoint is saved after this step; taken back when the next one begins.
+    /// A checkpoint is saved after this step; taken back when it is saved, or when the next step begins.
     pub should_save: bool,
-    /// An evaluation follows this step; taken back when the next one begins.
+    /// An evaluation follows this step; taken back when it has ended, or when the next step begins.
     pub should_evaluate: bool,
-    /// Logs are written after this step; taken back when the next one begins.
+    /// Logs are written after this step; taken back when they are written, or when the next step begins.
     pub should_log: bool,
 }
 
@@ -103,6 +103,16 @@ impl TrainerControl {
         self.should_save = false;
         self.should_evaluate = false;
         self.should_log = false;
+    }
+
+    /// What a flag asked for has been done: before the callbacks are told, so that they may ask for it again.
+    pub fn done(&mut self, event: Event) {
+        match event {
+            Event::Log => self.should_log = false,
+            Event::Evaluate => self.should_evaluate = false,
+            Event::Save => self.should_save = false,
+            _ => {}
+        }
     }
 
     /// The entry `TrainerControl` of `stateful_callbacks`.

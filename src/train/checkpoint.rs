@@ -34,6 +34,10 @@ pub struct Progress {
     pub loss_since_log: f64,
     /// The step of the last log.
     pub last_logged_step: usize,
+    /// Updates left out since the last log.
+    pub skipped_since_log: usize,
+    /// Updates left out in all.
+    pub skipped: usize,
 }
 
 /// rng_state.json: the generator is a function of seed and step, so there is nothing else to remember of it.
@@ -44,6 +48,10 @@ struct RngState {
     loss_total: f64,
     loss_since_log: f64,
     last_logged_step: usize,
+    #[serde(default)]
+    skipped_since_log: usize,
+    #[serde(default)]
+    skipped: usize,
     schedule: Option<Json>,
 }
 
@@ -102,6 +110,8 @@ pub fn save(settings: &TrainerSettings, folder: &Path, optimizer: &AdamW, progre
         loss_total: progress.loss_total,
         loss_since_log: progress.loss_since_log,
         last_logged_step: progress.last_logged_step,
+        skipped_since_log: progress.skipped_since_log,
+        skipped: progress.skipped,
         schedule: progress.schedule.clone(),
     };
     let rng = serde_json::to_value(&rng).map_err(|error| Error::new(What::Internal(error.to_string())))?;
@@ -227,6 +237,8 @@ pub fn load(model: &Model, folder: &Path, optimizer: &mut AdamW) -> Result<Progr
         loss_total: rng.loss_total,
         loss_since_log: rng.loss_since_log,
         last_logged_step: rng.last_logged_step,
+        skipped_since_log: rng.skipped_since_log,
+        skipped: rng.skipped,
     })
 }
 

@@ -36,7 +36,7 @@ pub struct Evaluation {
 const DEFAULT_LABELS: [&str; 3] = ["labels", "start_positions", "end_positions"];
 
 impl Trainer {
-    /// Evaluates on `data`, or on the evaluation data of the trainer: logs the metrics and announces them.
+    /// Evaluates on `data`, or on the evaluation data of the trainer: logs the metrics and announces them, with `epoch`.
     ///
     /// # Errors
     /// No data, rows that cannot be encoded, labels that the model does not have, and what scripts raise.
@@ -57,8 +57,12 @@ impl Trainer {
         let mut all = Map::new();
         for (prefix, dataset) in sets {
             let evaluation = self.run(&dataset, &prefix, hooks)?;
-            self.log(evaluation.metrics.clone(), hooks)?;
-            all.extend(evaluation.metrics);
+            let mut logged = self.log(evaluation.metrics, hooks)?;
+            // Several data sets share one epoch, which stays the last key.
+            all.shift_remove("epoch");
+            let epoch = logged.shift_remove_entry("epoch");
+            all.extend(logged);
+            all.extend(epoch);
         }
         self.announce(Event::Evaluate, hooks, &Extra { metrics: Some(&all), ..Extra::default() })?;
         Ok(all)

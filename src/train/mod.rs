@@ -12,6 +12,7 @@ pub mod checkpoint;
 mod evaluation;
 mod foreign_arguments;
 pub mod optimizer;
+mod plan;
 mod plateau;
 pub mod schedule;
 pub mod state;

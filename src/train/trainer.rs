@@ -4,14 +4,14 @@
 //! callbacks, metrics and a loss of the user's own come in as [`Hooks`] with each call, so that the trainer knows nothing
 //! of scripts or terminals.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
 use serde_json::{Map, Value as Json};
 
-use crate::batch::{Batch, Draw, sampler};
+use crate::batch::{Batch, Draw};
 use crate::data::{Dataset, Value};
 use crate::error::{Error, Place, Result, What};
 use crate::head::prepare::Prepared;
@@ -19,11 +19,11 @@ use crate::head::{Model, Output, Predictions, labels};
 use crate::tokenizer::Tokenizer;
 use crate::train::callbacks::{Callback, DefaultFlowCallback, Event, Extra, TrainerControl};
 use crate::train::evaluation::EvaluationData;
-use crate::train::optimizer::{AdamW, AdamWSettings, GroupSettings, clip_factor, decays, grad_norm};
+use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
 use crate::train::schedule::{Schedule, ScheduleKind};
 use crate::train::state::{TrainerState, required_metric};
 use crate::train::step::{accumulate, batch_of, refuse_missing_gradients};
-use crate::train::{Interval, MatmulPrecision, NanPolicy, Sampling, SaveInterval, TrainingArguments, checkpoint};
+use crate::train::{Interval, MatmulPrecision, NanPolicy, SaveInterval, TrainingArguments, checkpoint};
 
 /// A loss of the user's own: from the model's output and the batch to a scalar.
 pub type ComputeLoss<'a> = Box<dyn FnMut(&Output, &Batch) -> Result<Tensor> + 'a>;
@@ -96,7 +96,11 @@ struct Run {
     last_logged_step: usize,
     grad_norm: f64,
     learning_rate: f64,
+    /// Updates left out by `nan_policy: "skip"`, since the last log and over the whole run: no loss of theirs is counted.
+    skipped_since_log: usize,
     skipped: usize,
+    /// Whether every trainable parameter has been seen to have a gradient.
+    gradients_are_complete: bool,
 }
 
 impl Trainer {
@@ -127,6 +131,14 @@ impl Trainer {
         })
     }
 
+    /// Tells the callbacks that the trainer has been made: `on_init_end`.
+    ///
+    /// # Errors
+    /// What callbacks raise.
+    pub fn made(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
+        self.announce(Event::InitEnd, hooks, &Extra::default())
+    }
+
     /// What the run remembers of itself.
     pub fn state(&self) -> &TrainerState {
         &self.state
@@ -146,7 +158,7 @@ impl Trainer {
     ///
     /// # Errors
     /// A folder that cannot be written to.
-    pub fn save_model(&self, folder: &std::path::Path) -> Result<()> {
+    pub fn save_model(&self, folder: &Path) -> Result<()> {
         checkpoint::save_model(&self.settings, folder)
     }
 
@@ -188,7 +200,9 @@ impl Trainer {
             last_logged_step: 0,
             grad_norm: 0.0,
             learning_rate: 0.0,
+            skipped_since_log: 0,
             skipped: 0,
+            gradients_are_complete: false,
         };
         if let Some(folder) = resume {
             let loaded = checkpoint::load(&self.settings.model, &folder, &mut run.optimizer)?;
@@ -196,6 +210,8 @@ impl Trainer {
             run.loss_total = loaded.loss_total;
             run.last_logged_step = loaded.last_logged_step;
             run.loss_since_log = loaded.loss_since_log;
+            run.skipped_since_log = loaded.skipped_since_log;
+            run.skipped = loaded.skipped;
             if let Some(state) = &loaded.schedule {
                 run.schedule.load_state(state)?;
             }
@@ -274,8 +290,9 @@ impl Trainer {
             let what = if window.loss.is_finite() { "the gradient" } else { "the loss" };
             return self.not_finite(what, &window.rows, nan_policy, run, hooks);
         }
-        if self.state.global_step == 0 {
+        if !run.gradients_are_complete {
             refuse_missing_gradients(&model, &window.gradients)?;
+            run.gradients_are_complete = true;
         }
         self.announce(Event::PreOptimizerStep, hooks, &Extra::default())?;
         let factor = clip.map_or(1.0, |max_norm| clip_factor(norm, max_norm));
@@ -304,6 +321,7 @@ impl Trainer {
         let problem = format!("{what} of step {step} is not finite; the weights are unchanged");
         if policy == NanPolicy::Skip {
             run.skipped += 1;
+            run.skipped_since_log += 1;
             hooks.note(&format!("{problem}; step skipped ({} so far), rows {listed}{dots}", run.skipped));
             return Ok(());
         }
@@ -314,13 +332,14 @@ impl Trainer {
 
     fn log_evaluate_save(&mut self, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
         if self.control.should_log && self.state.global_step > run.last_logged_step {
-            let steps = self.state.global_step - run.last_logged_step;
+            let steps = self.state.global_step - run.last_logged_step - run.skipped_since_log;
             let logs = [
                 ("loss", run.loss_since_log / steps as f64),
                 ("grad_norm", run.grad_norm),
                 ("learning_rate", run.learning_rate),
             ];
             run.loss_since_log = 0.0;
+            run.skipped_since_log = 0;
             run.last_logged_step = self.state.global_step;
             self.log(logs.into_iter().map(|(key, value)| (key.to_string(), Json::from(value))).collect(), hooks)?;
         }
@@ -359,6 +378,8 @@ impl Trainer {
             loss_total: run.loss_total,
             loss_since_log: run.loss_since_log,
             last_logged_step: run.last_logged_step,
+            skipped_since_log: run.skipped_since_log,
+            skipped: run.skipped,
         };
         checkpoint::save(&self.settings, &folder, &run.optimizer, &progress)?;
         if let Some(limit) = self.settings.args.save_total_limit {
@@ -377,15 +398,20 @@ impl Trainer {
         if self.settings.args.load_best_model_at_end {
             match self.state.best_model_checkpoint.clone() {
                 Some(folder) => {
-                    checkpoint::load_weights(&self.settings.model, std::path::Path::new(&folder))?;
+                    checkpoint::load_weights(&self.settings.model, Path::new(&folder))?;
                     hooks.note(&format!("loaded the best model from {folder}"));
                 }
                 None => hooks.note("`load_best_model_at_end`: no checkpoint was the best, the last weights stay"),
             }
         }
+        if let (Some(1), Some(best)) = (self.settings.args.save_total_limit, &self.state.best_model_checkpoint) {
+            // While training the newest is kept beside the best; at the end one is one.
+            let best = PathBuf::from(best);
+            checkpoint::rotate(Path::new(&self.settings.args.output_dir), 1, None, &best)?;
+        }
         let seconds = run.started.elapsed().as_secs_f64();
         let steps = self.state.global_step;
-        let training_loss = run.loss_total / (steps.max(1)) as f64;
+        let training_loss = run.loss_total / steps.saturating_sub(run.skipped).max(1) as f64;
         // Hugging Face counts the rows of all epochs that were asked for, or of the steps where `max_steps` was.
         let args = &self.settings.args;
         let rows = if args.max_steps > 0 {
@@ -402,22 +428,22 @@ impl Trainer {
         ];
         let metrics: Map<String, Json> =
             metrics.into_iter().map(|(key, value)| (key.to_string(), Json::from(value))).collect();
-        self.log(metrics.clone(), hooks)?;
+        let metrics = self.log(metrics, hooks)?;
         self.announce(Event::TrainEnd, hooks, &Extra::default())?;
-        let mut metrics = metrics;
-        metrics.insert("epoch".into(), Json::from(self.state.epoch));
         Ok(TrainOutput { global_step: steps, training_loss, metrics })
     }
 
-    /// Appends to the log history and announces the log.
-    pub(super) fn log(&mut self, logs: Map<String, Json>, hooks: &mut Hooks<'_>) -> Result<()> {
+    /// Appends to the log history and announces the log. Returns it with its epoch.
+    pub(super) fn log(&mut self, logs: Map<String, Json>, hooks: &mut Hooks<'_>) -> Result<Map<String, Json>> {
         let logs = self.state.log(logs);
-        self.announce(Event::Log, hooks, &Extra { logs: Some(&logs), ..Extra::default() })
+        self.announce(Event::Log, hooks, &Extra { logs: Some(&logs), ..Extra::default() })?;
+        Ok(logs)
     }
 
     /// Tells the trainer's own flow, then every callback.
     pub(super) fn announce(&mut self, event: Event, hooks: &mut Hooks<'_>, extra: &Extra) -> Result<()> {
         let Trainer { settings, state, control, .. } = self;
+        control.done(event);
         DefaultFlowCallback.on_event(event, &settings.args, state, control, extra)?;
         for callback in &mut hooks.callbacks {
             callback.on_event(event, &settings.args, state, control, extra)?;
@@ -437,53 +463,5 @@ impl Trainer {
             }
         }
         Ok(())
-    }
-
-    fn new_optimizer(&self) -> Result<AdamW> {
-        let args = &self.settings.args;
-        let all = self.settings.model.parameters().all();
-        let trainable: Vec<_> = all
-            .iter()
-            .filter(|parameter| parameter.is_trainable())
-            .map(|parameter| {
-                let weight_decay = if decays(parameter.name()) { args.weight_decay } else { 0.0 };
-                let group = GroupSettings { weight_decay, ..GroupSettings::default() };
-                (parameter.name().to_string(), parameter.var().clone(), group)
-            })
-            .collect();
-        if trainable.is_empty() {
-            return Err(Error::new(What::Conflict("every parameter is frozen".into()))
-                .hint("unfreeze some: `model.unfreeze(\"classifier.*\")`"));
-        }
-        let settings = AdamWSettings { beta1: args.adam_beta1, beta2: args.adam_beta2, eps: args.adam_epsilon };
-        AdamW::new(trainable, settings)
-    }
-
-    fn batches_per_epoch(&self, n: usize) -> Result<usize> {
-        let size = self.settings.args.per_device_train_batch_size;
-        let count = if self.settings.args.dataloader_drop_last { n / size } else { n.div_ceil(size) };
-        if count == 0 {
-            let problem =
-                format!("`dataloader_drop_last` leaves no batch: the training set has {n} rows, a batch {size}");
-            return Err(
-                Error::new(What::Conflict(problem)).hint("make the batch smaller, or leave `dataloader_drop_last` out")
-            );
-        }
-        Ok(count)
-    }
-
-    /// The order of the features in an epoch: a pure function of the seed and the epoch.
-    fn order(&self, epoch: usize, prepared: &Prepared) -> Vec<usize> {
-        let args = &self.settings.args;
-        let (seed, n) = (args.data_seed.unwrap_or(args.seed), prepared.features.len());
-        match args.train_sampling_strategy {
-            Sampling::Random => sampler::random(seed, epoch as u64, n),
-            Sampling::Sequential => sampler::sequential(n),
-            Sampling::GroupByLength => {
-                let lengths: Vec<usize> = prepared.features.iter().map(|features| features.n_tokens()).collect();
-                let size = args.per_device_train_batch_size * args.gradient_accumulation_steps;
-                sampler::group_by_length(seed, epoch as u64, &lengths, size)
-            }
-        }
     }
 }
