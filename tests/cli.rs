@@ -69,6 +69,18 @@ fn exit_codes_follow_sysexits() {
 }
 
 #[test]
+fn unknown_kernels_are_refused_before_anything_runs() {
+    let folder = recipes(&[("recipe.rhai", "print(\"started\");")]);
+    for (value, code, stdout) in [("fast", 78, ""), ("reference", 0, "started\n"), ("", 0, "started\n")] {
+        let output = retune(folder.path(), &["run", "recipe.rhai"]).env("RETUNE_KERNELS", value).output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(code), stdout.to_string()), "{value}");
+        let said = text(&output.stderr).contains("`RETUNE_KERNELS` is \"fast\", but must be \"reference\" or \"gemm\"");
+        assert_eq!(said, code != 0, "{}", text(&output.stderr));
+    }
+    assert!(text(&run(folder.path(), &["--help"]).stdout).contains("RETUNE_KERNELS"));
+}
+
+#[test]
 fn arguments_are_typed_after_their_defaults_and_mix_with_flags() {
     let recipe =
         "print(to_json([arg(\"i\", 1), arg(\"f\", 1.0), arg(\"b\", false), arg(\"s\", \"x\"), arg(\"n\", ())]));";

@@ -309,7 +309,8 @@ fn packed_helpers() {
 ///
 /// Weights are drawn with a deviation of 0.3 so that gradients are of size 1 and more. Hidden states are 32-bit floats: each
 /// of 176 carries an error near 1e-6, so the scalar carries 1e-5 and the quotient (step 2e-2) about 1e-3, beside a
-/// truncation error of the order of 1e-4: the tolerance is 5e-3 relative to the larger of 1 and the gradient.
+/// truncation error of the order of 1e-4: the tolerance is 5e-3 relative to the larger of 1 and the gradient. The batch has
+/// padding tokens among the others.
 #[test]
 fn whole_encoder() {
     for activation in ["gelu", "gelu_new"] {
@@ -353,11 +354,16 @@ fn whole_encoder() {
                 var.set(&Tensor::from_slice(&values, var.shape(), &Device::Cpu).unwrap()).unwrap();
                 let found = f64::from(gradient[element]);
                 let name = parameter.name();
+                n_checked += 1;
+                // PyTorch's `padding_idx`: the entry of padding, token 0, takes part and is not trained.
+                if name.ends_with("word_embeddings.weight") && element < var.dims()[1] {
+                    assert!(found == 0.0 && expected.abs() > 1.0, "{activation}: {found}, differences {expected}");
+                    continue;
+                }
                 assert!(
                     (found - expected).abs() <= 5e-3 * expected.abs().max(1.0),
                     "{activation}: {name}, element {element}: gradient {found}, differences {expected}"
                 );
-                n_checked += 1;
             }
         }
         // 5 embedding tensors and 16 a layer, five elements of each.

@@ -14,6 +14,7 @@ use crate::error::{Error, Result, What};
 use crate::host::diagnostics::{Diagnostic, Outcome, Style};
 use crate::host::run::RunSettings;
 use crate::host::sources::Sources;
+use crate::kernels;
 use crate::report::{Output, Reporter};
 use crate::tensor::device;
 
@@ -47,9 +48,15 @@ commands![
     reference::Reference,
 ];
 
+/// What the help says of the environment.
+const ENVIRONMENT: &str = "\
+Environment:
+  RETUNE_KERNELS  \"gemm\" (the default on the CPU) or \"reference\": plain tensor operations, slower, for comparison
+  NO_COLOR        Leave out colours";
+
 /// Fine-tune transformers from Rhai scripts.
 #[derive(Parser)]
-#[command(name = "retune", version, arg_required_else_help = true, subcommand_required = true)]
+#[command(name = "retune", version, arg_required_else_help = true, subcommand_required = true, after_help = ENVIRONMENT)]
 struct CommandLine {
     #[command(flatten)]
     globals: Globals,
@@ -124,7 +131,11 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
     let CommandLine { globals, command } = command_line;
     let reporter = Reporter::terminal(Output { json: globals.json, quiet: globals.quiet });
     let context = Context { globals, reporter, sources: Sources::default() };
-    match command.execute(&context) {
+    let outcome = match kernels::path_from_env() {
+        Ok(_) => command.execute(&context),
+        Err(error) => Err(Box::new(Diagnostic::from(&error))),
+    };
+    match outcome {
         Ok(()) => 0,
         Err(diagnostic) => {
             fail(&context, &diagnostic);

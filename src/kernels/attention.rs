@@ -23,9 +23,12 @@ pub struct Attention {
     pub key_lengths: Arc<[usize]>,
     /// The number of heads.
     pub n_heads: usize,
-    /// Dropout: one site a head, and the tokens' numbers.
-    pub dropout: Option<(Arc<[Site]>, Arc<[TokenNumber]>)>,
+    /// Dropout, where a training step draws it.
+    pub dropout: Option<AttentionDropout>,
 }
+
+/// The sites of the heads, and the numbers of the tokens that ask.
+pub type AttentionDropout = (Arc<[Site]>, Arc<[TokenNumber]>);
 
 impl Attention {
     /// `softmax(q k^T / sqrt(size)) v` for every row and head; all of `(tokens, heads * size)`, f32 on the CPU.

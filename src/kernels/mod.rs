@@ -36,13 +36,15 @@ static PATH: OnceLock<Path> = OnceLock::new();
 /// # Errors
 /// Another value.
 pub fn path_from_env() -> Result<Path> {
-    match std::env::var("RETUNE_KERNELS").as_deref() {
-        Err(_) | Ok("" | "gemm") => Ok(Path::Gemm),
-        Ok("reference") => Ok(Path::Reference),
-        Ok(other) => {
-            let (name, value) = ("RETUNE_KERNELS".into(), format!("{other:?}"));
-            let allowed = "\"reference\" or \"gemm\" in this version".into();
-            Err(Error::new(What::OutOfRange { name, value, allowed }))
+    let value = std::env::var_os("RETUNE_KERNELS").unwrap_or_default();
+    match value.to_str() {
+        Some("" | "gemm") => Ok(Path::Gemm),
+        Some("reference") => Ok(Path::Reference),
+        _ => {
+            let (name, value) = ("`RETUNE_KERNELS`".into(), format!("{value:?}"));
+            let allowed = "\"reference\" or \"gemm\"".into();
+            let error = Error::new(What::OutOfRange { name, value, allowed });
+            Err(error.hint("it is an environment variable; without it the fastest kernels are used"))
         }
     }
 }

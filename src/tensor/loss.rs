@@ -43,6 +43,9 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, settings: &CrossEntropy) 
         let got = shown(labels.dims());
         return Err(conflict(format!("cross_entropy got {n_items} rows of logits and labels of shape {got}")));
     }
+    if n_classes == 0 {
+        return Err(conflict(format!("cross_entropy got logits of {}, which have no classes", shown(logits.dims()))));
+    }
     let logits = &as_float(logits)?;
     let device = logits.device();
     let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
