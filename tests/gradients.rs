@@ -266,10 +266,7 @@ fn ragged(lengths: &[usize], vocab_size: usize) -> Batch {
         .iter()
         .enumerate()
         .map(|(row, &length)| {
-            // From 1: the entry of padding, 0, is looked up without a gradient.
-            let id = |place: usize| {
-                Value::Int(1 + (rng.uniform((row * 100 + place) as u64) * (vocab_size - 1) as f64) as i64)
-            };
+            let id = |place: usize| Value::Int((rng.uniform((row * 100 + place) as u64) * vocab_size as f64) as i64);
             let segment = |place: usize| Value::Int(i64::from(place > length / 2));
             let columns = [
                 ("input_ids".to_string(), Value::List((0..length).map(id).collect())),
