@@ -107,7 +107,10 @@ impl Format {
             Format::Text => text::parse(text),
         }?;
         match parsed.rows.is_empty() {
-            true => Err(Error::new(What::BadData(format!("`{}` has no rows", path.display())))),
+            true => {
+                let error = Error::new(What::BadData(format!("`{}` has no rows", path.display())));
+                Err(error.hint("is it the right file?"))
+            }
             false => Ok(parsed),
         }
     }

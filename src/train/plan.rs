@@ -36,7 +36,9 @@ impl Trainer {
         if count == 0 {
             let problem =
                 format!("`dataloader_drop_last` leaves no batch: the training set has {n} rows, a batch {size}");
-            return Err(What::Conflict(problem).into());
+            return Err(
+                Error::new(What::Conflict(problem)).hint("make the batch smaller, or leave `dataloader_drop_last` out")
+            );
         }
         Ok(count)
     }

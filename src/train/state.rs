@@ -159,7 +159,12 @@ pub fn required_metric(metrics: &Map<String, Value>, key: &str) -> Result<f64> {
             Err(What::WrongType { name, wanted: "a number".into(), got }.into())
         }
         None => {
-            let there = metrics.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            let there = metrics
+                .keys()
+                .filter(|key| key.starts_with("eval_"))
+                .map(|key| format!("`{key}`"))
+                .collect::<Vec<_>>()
+                .join(", ");
             let error = Error::new(What::NotFound { kind: "metric", name: key.into() });
             Err(error.hint(format!("set `metric_for_best_model` to one of the evaluation's: {there}")))
         }
