@@ -183,7 +183,7 @@ fn tasks_are_found_by_name_and_compiled() {
     let messages = ["plugin:ner", "mnie", "std/tasks/nre"].map(|name| load(name).err().unwrap().to_string());
     assert_eq!(messages[0], "the task `plugin:ner` is not supported");
     assert_eq!(messages[1], "script `mnie.rhai` was not found");
-    assert!(messages[2].contains("`std/tasks/nre.rhai` was not found"), "{}", messages[2]);
+    assert!(messages[2].contains("`std/tasks/nre` was not found"), "{}", messages[2]);
     let shown = host.explain_error(&load("wrong").err().unwrap()).render(&sources, Style::Plain);
     assert!(shown.contains("no variable `q`") && shown.contains("wrong.rhai:1:24"), "{shown}");
 }

@@ -202,7 +202,7 @@ impl Hub {
 
     fn unreachable(&self, repo: &str, error: Error) -> Error {
         error.hint(format!(
-            "`{repo}` is neither a directory here nor in the cache `{}`: give one, set HF_ENDPOINT to a hub within reach, \
+            "`{repo}` is neither a directory here nor in the cache `{}`: give a local directory, set HF_ENDPOINT to a hub within reach, \
              or fill the cache elsewhere and set HF_HUB_OFFLINE=1",
             self.0.cache.display()
         ))
