@@ -39,18 +39,20 @@ pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset) 
     }
     let max_length = max_length(model, tokenizer);
     let rows = dataset.rows();
-    let encoded: Vec<Vec<Features>> = if features::is_encoded(dataset.column_names()) {
+    let encoded: Vec<Result<Vec<Features>>> = if features::is_encoded(dataset.column_names()) {
         let each = |(index, row): (usize, &crate::data::Row)| match Features::read(row, model.list_labels()) {
             Ok(features) => Ok(vec![features]),
             Err(error) => Err(dataset.locate(error, index)),
         };
-        rows.par_iter().enumerate().map(each).collect::<Result<_>>()?
+        rows.par_iter().enumerate().map(each).collect::<Vec<_>>()
     } else {
         let tokenizer = tokenizer_for(model, tokenizer, dataset)?;
         let options = encode_options(model, max_length)?;
         let each = |(index, row)| model.encode(tokenizer, row, &options).map_err(|error| dataset.locate(error, index));
-        rows.par_iter().enumerate().map(each).collect::<Result<_>>()?
+        rows.par_iter().enumerate().map(each).collect::<Vec<_>>()
     };
+    // Of several wrong rows the first is named, whichever thread was quicker.
+    let encoded = encoded.into_iter().collect::<Result<Vec<_>>>()?;
     let mut prepared =
         Prepared { features: Vec::with_capacity(rows.len()), rows: Vec::new(), n_truncated: 0, max_length };
     for (row, features) in encoded.into_iter().enumerate() {
