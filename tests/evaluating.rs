@@ -190,7 +190,7 @@ fn several_data_sets_are_evaluated_by_name() {
     for name in ["eval_a_loss", "eval_a_accuracy", "eval_a_runtime", "eval_b_loss", "eval_b_f1"] {
         assert!(metrics.contains_key(name), "{name}: {metrics:?}");
     }
-    assert_eq!(metrics.keys().last().unwrap(), "epoch");
+    assert_eq!(metrics.keys().next_back().unwrap(), "epoch");
     let alone = trainer.evaluate(Some(&EvaluationData::One(two)), &mut Hooks::default()).unwrap();
     assert_eq!(alone["eval_loss"], metrics["eval_b_loss"]);
 }

@@ -316,7 +316,7 @@ fn padded_rows_train_as_unpadded_ones() {
             let trainer = train(&model, json!({ "max_steps": 4 }), rows, None);
             (bits(&model), timeless(trainer.state()))
         };
-        assert_eq!(run(&rows), run(&dataset(rows.rows().iter().map(|row| pad(row)))), "{suffix}");
+        assert_eq!(run(&rows), run(&dataset(rows.rows().iter().map(pad))), "{suffix}");
     }
 }
 

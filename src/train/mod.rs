@@ -22,4 +22,4 @@ mod trainer;
 pub use argument_values::{Interval, MatmulPrecision, NanPolicy, Resume, Sampling, SaveInterval};
 pub use arguments::TrainingArguments;
 pub use evaluation::{Evaluation, EvaluationData};
-pub use trainer::{ComputeLoss, ComputeMetrics, Hooks, TrainOutput, Trainer, TrainerSettings};
+pub use trainer::{ComputeLoss, ComputeMetrics, Hooks, Notes, TrainOutput, Trainer, TrainerSettings};

@@ -30,6 +30,9 @@ pub type ComputeLoss<'a> = Box<dyn FnMut(&Output, &Batch) -> Result<Tensor> + 'a
 /// Metrics of the user's own: from predictions and labels to a map of numbers.
 pub type ComputeMetrics<'a> = Box<dyn FnMut(&Predictions) -> Result<Value> + 'a>;
 
+/// Takes notes for people.
+pub type Notes<'a> = Box<dyn Fn(&str) + 'a>;
+
 /// What a call of the trainer is accompanied by.
 #[derive(Default)]
 pub struct Hooks<'a> {
@@ -40,7 +43,7 @@ pub struct Hooks<'a> {
     /// A loss of the user's own.
     pub compute_loss: Option<ComputeLoss<'a>>,
     /// Where notes for people go.
-    pub notes: Option<Box<dyn Fn(&str) + 'a>>,
+    pub notes: Option<Notes<'a>>,
 }
 
 impl Hooks<'_> {
