@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::error::Result;
+use crate::error::{Result, What};
 use crate::model::config::ModelConfig;
 use crate::model::family::{EncoderConfig, EncoderNames, Family, MaskedLmHead, SequenceHead};
 use crate::tensor::ops::Activation;
@@ -46,7 +46,19 @@ pub(super) const NAMES: EncoderNames = EncoderNames {
 };
 
 /// The sizes of BERT and of the families that share its configuration's keys.
+///
+/// # Errors
+/// Sizes that are missing, and variants that would be computed differently: relative positions, decoders.
 pub(super) fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
+    let positions = config.string_or("position_embedding_type", "absolute")?;
+    if positions != "absolute" {
+        return Err(What::Unsupported(format!("`position_embedding_type: {positions:?}` of config.json")).into());
+    }
+    for key in ["is_decoder", "add_cross_attention"] {
+        if config.bool_or(key, false)? {
+            return Err(What::Unsupported(format!("`{key}: true` of config.json")).into());
+        }
+    }
     Ok(EncoderConfig {
         vocab_size: config.count("vocab_size", 1)?,
         hidden_size: config.count("hidden_size", 1)?,

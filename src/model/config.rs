@@ -14,6 +14,22 @@ pub struct ModelConfig {
     map: Map<String, Value>,
 }
 
+/// Keys that config.json files of any family may have; none changes what is computed here.
+const COMMON_KEYS: [&str; 12] = [
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "output_past",
+    "position_embedding_type",
+    "retune_task",
+    "torch_dtype",
+    "transformers_version",
+    "use_return_dict",
+    "return_dict",
+];
+
 /// What a classification head is trained for; Hugging Face's `problem_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemType {
@@ -97,7 +113,10 @@ impl ModelConfig {
     pub fn apply(&mut self, overrides: &[(String, Value)], known: &Map<String, Value>, of: &str) -> Result<()> {
         const LABELS: [&str; 4] = ["num_labels", "id2label", "label2id", "problem_type"];
         for (key, _) in overrides {
-            let is_known = LABELS.contains(&key.as_str()) || known.contains_key(key) || self.map.contains_key(key);
+            let is_known = LABELS.contains(&key.as_str())
+                || COMMON_KEYS.contains(&key.as_str())
+                || known.contains_key(key)
+                || self.map.contains_key(key);
             if !is_known {
                 let error = Error::new(What::UnknownOption { key: key.clone(), of: of.to_string() });
                 let options = ["revision", "ignore_mismatched_sizes"];
