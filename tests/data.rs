@@ -209,7 +209,7 @@ fn names_and_slices_that_are_wrong_are_explained() {
         ),
         ("many", files(&[]), "`data_files` names no files"),
         ("broken.jsonl", LoadOptions::default(), "JSON Lines: expected value (broken.jsonl:2:7)"),
-        ("blank.csv", LoadOptions::default(), "`blank.csv` has no rows"),
+        ("blank.csv", LoadOptions::default(), "`blank.csv` has no rows | is it the right file?"),
     ];
     for (name, options, expected) in cases {
         let error = load(&places, name, &options).map(shown).map_err(failure);
