@@ -1,16 +1,15 @@
-//! Inference for users: text in, labels out, with Hugging Face's option names and result keys.
+//! Inference for users: text in, answers out, with Hugging Face's option names and result keys.
 //!
 //! A saved model with its tokenizer flows in; a [`Pipeline`] predicts in batches. What a result looks like is the task's
-//! `decode`; other tasks than classification come with the issue on tasks and families.
-
-use std::sync::Arc;
+//! `decode`, and its `merge` where a row gives several windows.
 
 use indexmap::IndexMap;
+use rayon::prelude::*;
 
-use crate::batch::Features;
+use crate::batch::{Batch, Features, features};
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
-use crate::head::{Model, prepare};
+use crate::head::{Function, Model, options};
 use crate::tokenizer::Tokenizer;
 
 /// A model and its tokenizer, ready to predict. Cheap to clone.
@@ -18,97 +17,113 @@ use crate::tokenizer::Tokenizer;
 pub struct Pipeline {
     model: Model,
     tokenizer: Tokenizer,
-    options: IndexMap<String, Value>,
+    options: Row,
     batch_size: usize,
 }
 
 /// Hugging Face's names of a task, and what follows the class prefix of the models that do it.
-const TASKS: [(&str, &str); 2] =
-    [("text-classification", "ForSequenceClassification"), ("sentiment-analysis", "ForSequenceClassification")];
+const TASKS: [(&str, &str); 7] = [
+    ("text-classification", "ForSequenceClassification"),
+    ("sentiment-analysis", "ForSequenceClassification"),
+    ("token-classification", "ForTokenClassification"),
+    ("ner", "ForTokenClassification"),
+    ("question-answering", "ForQuestionAnswering"),
+    ("fill-mask", "ForMaskedLM"),
+    ("text-generation", "ForCausalLM"),
+];
 
 /// What follows the class prefix of the models that do `task`.
 ///
 /// # Errors
-/// An unknown task, with the nearest one, or a known one that this version does not have.
+/// An unknown task, with the nearest one.
 pub fn suffix_of(task: &str) -> Result<&'static str> {
-    const LATER: [&str; 5] = ["token-classification", "ner", "question-answering", "fill-mask", "text-generation"];
     if let Some((_, suffix)) = TASKS.iter().find(|(name, _)| *name == task) {
         return Ok(suffix);
     }
-    if LATER.contains(&task) {
-        let error = Error::new(What::Unsupported(format!("the pipeline `{task}`")));
-        return Err(error.hint("this version has `text-classification`; the others come later"));
-    }
     let error = Error::new(What::NotFound { kind: "pipeline", name: task.to_string() });
-    let known = TASKS.iter().map(|(name, _)| *name);
+    let known = TASKS.map(|(name, _)| name);
     Err(match crate::error::nearest(task, known) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error.hint("this version has `text-classification` (also called `sentiment-analysis`)"),
+        None => error.hint(format!("there are {}", known.map(|name| format!("`{name}`")).join(", "))),
     })
 }
 
 impl Pipeline {
-    /// A pipeline of a model and a tokenizer, `batch_size` rows at a time.
-    pub fn new(model: Model, tokenizer: Tokenizer, batch_size: usize) -> Self {
-        Pipeline { model, tokenizer, options: IndexMap::new(), batch_size: batch_size.max(1) }
-    }
-
-    /// The same pipeline with an option for every call: `top_k`, `function_to_apply`.
-    #[must_use]
-    pub fn with_option(mut self, name: &str, value: Value) -> Self {
-        self.options.insert(name.to_string(), value);
-        self
-    }
-
-    /// Predicts rows: one result a row, in their order. `options` win over the pipeline's own.
+    /// A pipeline of a model and a tokenizer, `batch_size` rows at a time, with the task's options for every call.
     ///
     /// # Errors
-    /// Rows that cannot be encoded, and what the task raises.
-    pub fn predict(&self, rows: &[Row], options: &IndexMap<String, Value>) -> Result<Vec<Value>> {
-        let max_length = prepare::max_length(&self.model, Some(&self.tokenizer));
-        let encode_options = prepare::encode_options(&self.model, max_length)?;
-        let Value::Map(base) = &encode_options else {
-            return Err(What::Internal("the options of encode are a map".into()).into());
-        };
-        let mut decode_options = (**base).clone();
-        for key in ["top_k", "function_to_apply"] {
-            decode_options.insert(key.to_string(), Value::Null);
-        }
-        decode_options.extend(self.options.clone());
-        decode_options.extend(options.clone());
-        let decode_options = Value::Map(Arc::new(decode_options));
+    /// Options that the task does not have.
+    pub fn new(model: Model, tokenizer: Tokenizer, batch_size: usize, options: Row) -> Result<Self> {
+        options::check(&**model.task(), &options, "`pipeline`")?;
+        Ok(Pipeline { model, tokenizer, options, batch_size: batch_size.max(1) })
+    }
 
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Predicts rows: one result a row, in their order. `given` options win over the pipeline's own.
+    ///
+    /// # Errors
+    /// Options that the task does not have, rows that cannot be encoded, and what the task raises.
+    pub fn predict(&self, rows: &[Row], given: &Row) -> Result<Vec<Value>> {
+        options::check(&**self.model.task(), given, "`predict`")?;
+        let options = options::merged(&self.model, Some(&self.tokenizer), &[&self.options, given])?;
         let mut results = Vec::with_capacity(rows.len());
         for (number, chunk) in rows.chunks(self.batch_size).enumerate() {
-            let mut features: Vec<(usize, Features)> = Vec::with_capacity(chunk.len());
-            for (index, row) in chunk.iter().enumerate() {
-                let row_number = number * self.batch_size + index;
-                let encoded = self.model.encode(&self.tokenizer, row, &encode_options);
-                let mut encoded = encoded.map_err(|error| crate::batch::features::in_row(error, row_number))?;
-                match encoded.pop() {
-                    Some(one) if encoded.is_empty() => features.push((row_number, one)),
-                    _ => {
-                        return Err(What::Unsupported("a pipeline over rows that give several windows".into()).into());
-                    }
-                }
-            }
-            let examples: Vec<(usize, &Features)> = features.iter().map(|(row, features)| (*row, features)).collect();
-            let batch = self.model.pack(&examples)?;
-            let output = self.model.forward(&batch)?;
-            match self.model.decode(&output, &batch, &decode_options)? {
-                Value::List(values) if values.len() == chunk.len() => results.extend(values.iter().cloned()),
-                other => {
-                    let wanted = format!("a list of {} results", chunk.len());
-                    let name = format!("what `decode` of the task `{}` returns", self.model.task().name());
-                    return Err(What::WrongType { name, wanted, got: other.type_name().into() }.into());
-                }
-            }
+            results.extend(self.predict_chunk(chunk, number * self.batch_size, &options)?);
         }
         Ok(results)
+    }
+
+    /// The results of some rows, the first of which has the number `first`.
+    fn predict_chunk(&self, rows: &[Row], first: usize, options: &Value) -> Result<Vec<Value>> {
+        let encode = |(index, row): (usize, &Row)| {
+            let encoded = self.model.encode(&self.tokenizer, row, options);
+            encoded.map_err(|error| features::in_row(error, first + index))
+        };
+        let encoded: Vec<Result<Vec<Features>>> = rows.par_iter().enumerate().map(encode).collect();
+        let encoded = encoded.into_iter().collect::<Result<Vec<_>>>()?;
+        let flat: Vec<(usize, &Features)> = encoded
+            .iter()
+            .enumerate()
+            .flat_map(|(index, several)| several.iter().map(move |one| (first + index, one)))
+            .collect();
+        let mut decoded = Vec::with_capacity(flat.len());
+        for examples in flat.chunks(self.batch_size) {
+            let batch = self.model.collate(self.model.pack(examples)?, options)?;
+            let output = self.model.forward(&batch)?;
+            let values = self.model.decode(&output, &batch, options)?;
+            decoded.extend(self.one_each(values, &batch)?);
+        }
+        let mut decoded = decoded.into_iter();
+        let merges = self.model.task().has(Function::Merge);
+        let row_results = encoded.iter().zip(rows).enumerate().map(|(index, (several, row))| {
+            let results: Vec<Value> = decoded.by_ref().take(several.len()).collect();
+            let merged = match <[Value; 1]>::try_from(results) {
+                Ok([result]) if !merges => Ok(result),
+                Ok([result]) => self.model.task().merge(&Value::List([result].into()), row, options),
+                Err(results) => self.model.task().merge(&Value::List(results.into()), row, options),
+            };
+            merged.map_err(|error| features::in_row(error, first + index))
+        });
+        row_results.collect()
+    }
+
+    fn one_each(&self, values: Value, batch: &Batch) -> Result<Vec<Value>> {
+        match values {
+            Value::List(values) if values.len() == batch.n_rows() => Ok(values.to_vec()),
+            other => {
+                let wanted = format!("a list of {} results", batch.n_rows());
+                let name = format!("what `decode` of the task `{}` returns", self.model.task().name());
+                Err(What::WrongType { name, wanted, got: other.type_name().into() }.into())
+            }
+        }
     }
 }
 
 /// A row that holds one text.
 pub fn text_row(text: &str) -> Row {
-    Arc::new(IndexMap::from([("text".to_string(), Value::from(text))]))
+    Row::new(IndexMap::from([("text".to_string(), Value::from(text))]))
 }

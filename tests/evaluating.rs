@@ -179,6 +179,7 @@ fn several_data_sets_are_evaluated_by_name() {
             [("a".to_string(), one.clone()), ("b".to_string(), two.clone())].into(),
         )),
         tokenizer: None,
+        task_options: retune::data::Row::default(),
     })
     .unwrap();
     trainer.train(None, &mut Hooks::default()).unwrap();

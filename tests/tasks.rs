@@ -18,7 +18,7 @@ use crate::tensor::engine;
 fn model(task: &str, script: &str, num_labels: usize) -> Model {
     let engine = Arc::new(engine());
     let ast = engine.compile(script).unwrap();
-    let task = ScriptTask::new(format!("std/tasks/{task}"), engine, ast).unwrap();
+    let task = ScriptTask::new(format!("std/tasks/{task}"), engine, ast, None).unwrap();
     let config = json!({
         "model_type": "bert", "vocab_size": 13, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 12, "max_position_embeddings": 9, "num_labels": num_labels, "initializer_range": 0.2,

@@ -31,7 +31,7 @@ fn settings(suffix: &str, overrides: Json) -> ModelSettings {
     static ENGINE: OnceLock<Arc<rhai::Engine>> = OnceLock::new();
     let engine = ENGINE.get_or_init(|| Arc::new(engine()));
     let (_, name, script) = CLASSES.into_iter().find(|(known, ..)| *known == suffix).unwrap();
-    let task = ScriptTask::new(name.to_string(), engine.clone(), engine.compile(script).unwrap()).unwrap();
+    let task = ScriptTask::new(name.to_string(), engine.clone(), engine.compile(script).unwrap(), None).unwrap();
     let load = LoadSettings {
         caller: "`test`".into(),
         overrides: overrides.as_object().unwrap().clone().into_iter().collect(),
@@ -110,6 +110,7 @@ pub(crate) fn trainer(model: &Model, args: Json, train: &Dataset, eval: Option<&
         train_dataset: Some(train.clone()),
         eval_dataset: eval.cloned().map(EvaluationData::One),
         tokenizer: None,
+        task_options: retune::data::Row::default(),
     })
     .unwrap()
 }

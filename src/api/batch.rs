@@ -14,7 +14,7 @@ use crate::batch::{Batch, Draw, Features, features};
 use crate::data::Value;
 use crate::error::{Result, What};
 use crate::head::packed;
-use crate::head::script::convert::{ScriptResult, from_dynamic, raise, raise_in, type_name};
+use crate::head::script::convert::{ScriptResult, from_dynamic, raise, raise_in, to_dynamic, type_name};
 
 /// Makes the type and its functions known to an engine.
 pub(crate) fn register(engine: &mut rhai::Engine) {
@@ -150,6 +150,17 @@ mod looks {
     #[rhai_fn(get = "token_type_ids", pure)]
     pub fn token_type_ids(batch: &mut Batch) -> Tensor {
         batch.token_type_ids.clone()
+    }
+
+    /// What the task's `encode` kept under a name beside the numbers, one entry a row; `()` for rows without it.
+    ///
+    /// ```rhai
+    /// let batch = Batch::of([#{ input_ids: [2, 3], labels: 1 }]);
+    /// expect(batch.kept("text") == [()], "rows that a recipe has encoded keep nothing");
+    /// ```
+    #[rhai_fn(pure)]
+    pub fn kept(batch: &mut Batch, name: &str) -> Array {
+        batch.kept.iter().map(|row| row.get(name).map_or(Dynamic::UNIT, to_dynamic)).collect()
     }
 
     /// Whether the batch has a column.

@@ -26,6 +26,9 @@ const CLASSES: [(&str, &str); 5] = [
     ("ForMaskedLM", "std/tasks/masked_lm"),
 ];
 
+/// What follows the class prefix of models with a task of the user's own.
+pub(super) const FOR_TASK: &str = "ForTask";
+
 /// What follows the class prefix of a saved model, and its task, from `architectures` (or `retune_task`) of its config.json.
 ///
 /// # Errors
@@ -38,7 +41,7 @@ pub fn class_of(folder: &Folder) -> Result<(String, String)> {
     })?;
     let config = ModelConfig::parse(&text, &path)?;
     if let Some(task) = config.get("retune_task").and_then(|task| task.as_str()) {
-        return Ok(("ForTask".into(), task.to_string()));
+        return Ok((FOR_TASK.into(), task.to_string()));
     }
     let architecture = config.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let architecture = architecture.unwrap_or("a model without `architectures`");
@@ -177,7 +180,7 @@ fn task_namespace() -> Module {
 }
 
 fn for_task(task: &str) -> Class {
-    let suffix = CLASSES.iter().find(|(_, known)| *known == task).map_or("ForTask", |(suffix, _)| *suffix);
+    let suffix = CLASSES.iter().find(|(_, known)| *known == task).map_or(FOR_TASK, |(suffix, _)| *suffix);
     Class { name: "AutoModelForTask".into(), model_type: None, suffix, task: task.to_string() }
 }
 
@@ -227,10 +230,16 @@ fn load(context: &NativeCallContext, class: &Class, name: &str, options: Map) ->
     Ok(model)
 }
 
-/// Loads a model of the class `AutoModel` + `suffix`, for a pipeline.
+/// Loads a model for a pipeline: of the class `AutoModel` + `suffix`, or with the task that it was saved with.
 pub(super) fn load_for(context: &NativeCallContext, suffix: &str, name: &str, revision: Option<&str>) -> Result<Model> {
-    let (suffix, task) = CLASSES.iter().find(|(known, _)| *known == suffix).copied().unwrap_or(CLASSES[0]);
-    let class = Class { name: format!("AutoModel{suffix}"), model_type: None, suffix, task: task.into() };
+    let folder = open_model(Session::of(context).places(), &Hub::from_env(), name, revision)?;
+    let class = match class_of(&folder) {
+        Ok((own, task)) if own == FOR_TASK => for_task(&task),
+        _ => {
+            let (suffix, task) = CLASSES.iter().find(|(known, _)| *known == suffix).copied().unwrap_or(CLASSES[0]);
+            Class { name: format!("AutoModel{suffix}"), model_type: None, suffix, task: task.into() }
+        }
+    };
     let mut options = Map::new();
     if let Some(revision) = revision {
         options.insert("revision".into(), Dynamic::from(revision.to_string()));

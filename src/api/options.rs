@@ -5,7 +5,7 @@
 
 use rhai::{Array, Dynamic, Map};
 
-use crate::data::Value;
+use crate::data::{Row, Value};
 use crate::error::{Error, Result, What, nearest};
 use crate::head::script::convert::{from_dynamic, type_name};
 
@@ -95,6 +95,13 @@ impl Options {
     /// Takes a map.
     pub fn map(&mut self, key: &'static str) -> Result<Option<Map>> {
         self.typed(key, "a map", |value| value.clone().try_cast::<Map>())
+    }
+
+    /// Takes a map as data values; empty where it is not given.
+    pub fn row(&mut self, key: &'static str) -> Result<Row> {
+        let map = self.map(key)?.unwrap_or_default();
+        let cells = map.into_iter().map(|(key, value)| Ok((key.to_string(), from_dynamic(&value)?)));
+        Ok(Row::new(cells.collect::<Result<_>>()?))
     }
 
     /// Takes a value of one of our own script types, for example a `Dataset`.

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use rhai::plugin::*;
 use rhai::{Array, Map};
 
-use crate::api::model::load_for;
+use crate::api::model::{FOR_TASK, load_for};
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::data::hub::{Hub, open_tokenizer};
@@ -30,15 +30,13 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
     let model = model.ok_or_else(|| options.missing("model", "give a directory, a hub name or a loaded model"))?;
     let tokenizer = options.take("tokenizer");
     let batch_size = options.count("batch_size", 1)?.unwrap_or(32);
-    let call = call_options(&mut options)?;
-    options.finish()?;
     let name = model.clone().into_string().ok();
     let model = match (&name, model.clone().try_cast::<Model>()) {
         (Some(name), _) => load_for(context, suffix, name, revision.as_deref())?,
         (None, Some(model)) => model,
         (None, None) => return Err(wrong("model", "a directory, a hub name or a model", &model)),
     };
-    if !model.architecture().ends_with(suffix) {
+    if !model.architecture().ends_with(suffix) && !model.architecture().ends_with(FOR_TASK) {
         let problem =
             format!("the pipeline `{task}` needs a model `...{suffix}`, but this is a `{}`", model.architecture());
         return Err(Error::new(What::Conflict(problem)).hint(format!("load it with `AutoModel{suffix}`")));
@@ -59,8 +57,7 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
             }
         },
     };
-    let pipeline = Pipeline::new(model, tokenizer, batch_size);
-    Ok(call.into_iter().fold(pipeline, |pipeline, (name, value)| pipeline.with_option(&name, value)))
+    Pipeline::new(model, tokenizer, batch_size, rest(options)?)
 }
 
 fn open(session: &Session, name: &str, revision: Option<&str>) -> Result<Tokenizer> {
@@ -72,19 +69,9 @@ fn wrong(key: &str, wanted: &str, got: &Dynamic) -> Error {
     What::WrongType { name: format!("`{key}` of `pipeline`"), wanted: wanted.into(), got: type_name(got) }.into()
 }
 
-/// The options that a call may also give.
-fn call_options(options: &mut Options) -> Result<IndexMap<String, Value>> {
-    let mut map = IndexMap::new();
-    if let Some(value) = options.take("top_k") {
-        // Hugging Face's `top_k=None` means all labels; `()` counts as absent here, so 0 does.
-        let count = value.as_int().ok().filter(|count| *count >= 0);
-        let count = count.ok_or_else(|| wrong("top_k", "a whole number from 0 (0 means all labels)", &value))?;
-        map.insert("top_k".into(), Value::Int(if count == 0 { i64::MAX } else { count }));
-    }
-    if let Some(name) = options.choice("function_to_apply", &["softmax", "sigmoid", "none"])? {
-        map.insert("function_to_apply".into(), Value::from(name.as_str()));
-    }
-    Ok(map)
+/// What is left of the options: those of the model's task.
+fn rest(mut options: Options) -> Result<Row> {
+    Ok(Row::new(options.rest()?.into_iter().collect::<IndexMap<_, _>>()))
 }
 
 fn row_of(value: &Dynamic) -> Result<Row> {
@@ -98,9 +85,7 @@ fn row_of(value: &Dynamic) -> Result<Row> {
 }
 
 fn predict(pipeline: &Pipeline, input: &Dynamic, options: Map) -> Result<Dynamic> {
-    let mut options = Options::new("`predict`", options);
-    let call = call_options(&mut options)?;
-    options.finish()?;
+    let call = rest(Options::new("`predict`", options))?;
     if let Some(dataset) = input.clone().try_cast::<Dataset>() {
         let results = pipeline.predict(dataset.rows(), &call)?;
         return Ok(Dynamic::from_array(results.iter().map(to_dynamic).collect()));
@@ -117,10 +102,11 @@ fn predict(pipeline: &Pipeline, input: &Dynamic, options: Map) -> Result<Dynamic
 /// Models in use.
 #[export_module]
 mod pipeline_functions {
-    /// Makes a pipeline: `text-classification`, also called `sentiment-analysis`.
+    /// Makes a pipeline: `text-classification` (`sentiment-analysis`), `token-classification` (`ner`), `question-answering`, `fill-mask` or `text-generation`.
     ///
     /// `model` is a directory, a hub name or a loaded model; with a loaded model, `tokenizer` is needed too. Other
-    /// options: `batch_size`, `revision`, and for every call `top_k` (0 means all labels) and `function_to_apply`.
+    /// options: `batch_size`, `revision`, and for every call those of the model's task, for example `top_k` (0 means all
+    /// labels) and `function_to_apply` of text classification.
     ///
     /// ```rhai
     /// let classifier = pipeline("text-classification", #{ model: "std/minilm-tiny" });
@@ -144,7 +130,7 @@ mod pipeline_functions {
         predict(pipeline, &input, Map::new()).map_err(raise)
     }
 
-    /// Predicts with options for this call: `top_k` (0 means all labels), `function_to_apply` (softmax, sigmoid, none).
+    /// Predicts with options of the task for this call, for example `top_k` (0 means all labels) and `function_to_apply`.
     ///
     /// ```rhai
     /// let classifier = pipeline("text-classification", #{ model: "std/minilm-tiny" });

@@ -50,7 +50,7 @@ mod task_rows {
     ///
     /// `scores` has the shape `(rows, labels)`; there is one result a row.
     /// With `()` for `top_k`, each row gives the best one as `#{ label, score }`; with a number, an array of that many,
-    /// best first.
+    /// best first; with 0, an array of all.
     ///
     /// ```rhai
     /// let scores = Tensor::from_array([[0.25, 0.75]]);
@@ -90,6 +90,7 @@ fn best(scores: &Tensor, names: &[Dynamic], top_k: &Dynamic) -> Result<Array> {
     let names: Vec<String> = names.iter().map(name).collect::<Result<_>>()?;
     let count = match top_k.as_int() {
         _ if top_k.is_unit() => 1,
+        Ok(0) => usize::MAX,
         Ok(count) => usize::try_from(count).unwrap_or(0),
         Err(_) => return Err(wrong("`top_k`", "an integer or `()`", top_k)),
     };

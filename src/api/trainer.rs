@@ -91,6 +91,7 @@ impl ScriptTrainer {
                 }));
             }
         }
+        let task_options = options.row("task_options")?;
         options.finish()?;
         let settings = TrainerSettings {
             model: model.clone(),
@@ -98,6 +99,7 @@ impl ScriptTrainer {
             train_dataset,
             eval_dataset,
             tokenizer: processing.or(named),
+            task_options,
         };
         Ok(ScriptTrainer(Arc::new(Shared {
             trainer: Mutex::new(Trainer::new(settings)?),
@@ -248,11 +250,12 @@ fn evaluation_data(value: Dynamic) -> Result<EvaluationData> {
 /// Training, evaluation and prediction.
 #[export_module]
 mod trainer_functions {
-    /// Makes a trainer from `model`, `args`, `train_dataset`, `eval_dataset`, `processing_class`, `compute_metrics`, `compute_loss` and `callbacks`.
+    /// Makes a trainer from `model`, `args`, `train_dataset`, `eval_dataset`, `processing_class`, `compute_metrics`, `compute_loss`, `callbacks` and `task_options`.
     ///
     /// A data set that has `input_ids` trains as it is; otherwise the model's task encodes the rows. String labels become
     /// `label2id` of the model where it has no label names. `compute_metrics` gets `#{ predictions, label_ids }`,
-    /// `compute_loss` the head's output and the batch; callbacks are maps from event names to functions.
+    /// `compute_loss` the head's output and the batch; callbacks are maps from event names to functions. `task_options` are what
+    /// the model's task declares, for example `max_length`.
     ///
     /// ```rhai
     /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");

@@ -5,7 +5,7 @@
 
 use indexmap::IndexMap;
 
-use crate::data::Value;
+use crate::data::{Row, Value};
 use crate::error::{Error, Place, Result, What};
 
 /// A column of an encoded example, beside its tokens.
@@ -32,6 +32,8 @@ pub struct Features {
     pub position_ids: Option<Vec<u32>>,
     /// Other numeric columns by name: `labels`, `start_positions`, ...
     pub columns: Vec<(String, Column)>,
+    /// What is neither a number nor a list of numbers, by name, where a task's `encode` gave such: texts, offsets, ids.
+    pub kept: Row,
     /// Whether tokens were cut off to fit the maximum length.
     pub truncated: bool,
     /// What a list under `labels` counts.
@@ -63,6 +65,20 @@ impl Features {
     /// As [`Features::read`].
     pub fn from_row(row: &IndexMap<String, Value>) -> Result<Self> {
         Self::read(row, ListLabels::default())
+    }
+
+    /// Reads what a task's `encode` gave: as [`Features::read`], with everything that is no number in `kept`.
+    ///
+    /// # Errors
+    /// As [`Features::read`].
+    pub fn keeping(row: &IndexMap<String, Value>, list_labels: ListLabels) -> Result<Self> {
+        let mut features = Self::read(row, list_labels)?;
+        let kept = row.iter().filter(|(name, value)| {
+            !RESERVED.contains(&name.as_str()) && **value != Value::Null && Column::from_value(value).is_none()
+        });
+        let kept: IndexMap<String, Value> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+        features.kept = Row::new(kept);
+        Ok(features)
     }
 
     /// Reads an encoded row. Text and other columns that are not numbers are left out; `label` is read as `labels`.
@@ -116,7 +132,7 @@ impl Features {
             return Err(bad("the row has no tokens".into()).hint("leave such rows out, for example with `filter`"));
         }
         let truncated = row.get("truncated").and_then(Value::as_int) == Some(1);
-        Ok(Features { input_ids, token_type_ids, position_ids, columns, truncated, list_labels })
+        Ok(Features { input_ids, token_type_ids, position_ids, columns, kept: Row::default(), truncated, list_labels })
     }
 
     /// The column `name`.

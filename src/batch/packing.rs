@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
 
 use crate::batch::features::{Column, Features};
+use crate::data::Row;
 use crate::error::{Error, Place, Result, What};
 use crate::kernels::dropout::TokenNumber;
 
@@ -39,6 +40,8 @@ pub struct Batch {
     pub starts: Vec<usize>,
     /// The other columns: `(rows)`, `(rows, k)`, or `(tokens)` for one value a token; i64 or f32.
     pub columns: IndexMap<String, Tensor>,
+    /// What the rows have that is neither a number nor a list of numbers, one map a row.
+    pub kept: Vec<Row>,
     /// The rows' numbers in the data set they come from.
     pub rows: Vec<usize>,
     /// The draw of this step while training, `None` in evaluation.
@@ -133,6 +136,7 @@ impl Batch {
             lengths,
             starts,
             columns,
+            kept: examples.iter().map(|(_, features)| features.kept.clone()).collect(),
             rows: examples.iter().map(|(row, _)| *row).collect(),
             draw: None,
             first_row: 0,

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value as Json};
 
 use crate::cli::Context;
-use crate::data::Value;
+use crate::data::{Row, Value};
 use crate::data::files::Places;
 use crate::data::hub::{Hub, open_model};
 use crate::error::{Error, Result, What};
@@ -27,6 +27,9 @@ pub(super) struct Predict {
     /// Show this many labels, best first (0 means all)
     #[arg(long, value_name = "N")]
     top_k: Option<usize>,
+    /// An option of the model's task, as `pipeline(...)` takes it; may be given several times
+    #[arg(long = "option", value_name = "NAME=VALUE")]
+    options: Vec<String>,
     /// Rows that are predicted together
     #[arg(long, value_name = "N", default_value_t = 32)]
     batch_size: usize,
@@ -44,11 +47,6 @@ impl Predict {
         let host = Host::new(settings, &context.sources);
         let session = &host.session;
         let pipeline = open(session.places(), &self, &|name| session.task(name), session.device().clone())?;
-        let pipeline = match self.top_k {
-            None => pipeline,
-            Some(0) => pipeline.with_option("top_k", Value::Int(i64::MAX)),
-            Some(count) => pipeline.with_option("top_k", Value::Int(count as i64)),
-        };
         match &self.text {
             Some(text) => show(context, &pipeline, std::slice::from_ref(text)),
             None => {
@@ -100,13 +98,30 @@ fn open(places: &Places, command: &Predict, tasks: &Tasks<'_>, device: candle_co
             .hint("predict with a model that a recipe saved"));
     }
     let tokenizer = Tokenizer::from_folder(&folder, TokenizerOptions::default())?;
-    Ok(Pipeline::new(model, tokenizer, command.batch_size))
+    Pipeline::new(model, tokenizer, command.batch_size, options(command)?)
+}
+
+/// The task's options: `--top-k`, and what `--option` gives, as JSON where it is.
+fn options(command: &Predict) -> Result<Row> {
+    let mut map = indexmap::IndexMap::new();
+    for text in &command.options {
+        let Some((name, value)) = text.split_once('=') else {
+            return Err(Error::new(What::Usage(format!("`--option {text}` has no value")))
+                .hint("write `--option NAME=VALUE`, for example `--option top_k=3`"));
+        };
+        let value = serde_json::from_str::<Json>(value).unwrap_or_else(|_| Json::from(value));
+        map.insert(name.to_string(), Value::from(value));
+    }
+    if let Some(count) = command.top_k {
+        map.insert("top_k".into(), Value::Int(count as i64));
+    }
+    Ok(Row::new(map))
 }
 
 /// One line a text: label, score, text; with `--json` one event each.
 fn show(context: &Context, pipeline: &Pipeline, texts: &[String]) -> Result<()> {
     let rows: Vec<_> = texts.iter().map(|text| text_row(text)).collect();
-    let results = pipeline.predict(&rows, &indexmap::IndexMap::new())?;
+    let results = pipeline.predict(&rows, &Row::default())?;
     for (text, result) in texts.iter().zip(results) {
         if context.globals.json {
             let body = [("text", Json::from(text.as_str())), ("prediction", result.to_json())];

@@ -4,9 +4,11 @@
 //! encoder with a task's head on it.
 
 pub mod best_labels;
+pub mod blocks;
 pub mod builder;
 pub mod labels;
 mod model;
+pub mod options;
 mod output;
 pub mod packed;
 pub mod prepare;
@@ -21,12 +23,12 @@ use candle_core::Tensor;
 
 use crate::batch::Batch;
 use crate::data::{Row, Value};
-use crate::error::Result;
+use crate::error::{Result, What};
 use crate::model::ModelConfig;
 use crate::tokenizer::Tokenizer;
 
 pub use builder::HeadBuilder;
-pub use model::{LoadReport, Model, ModelSettings, label_of, scalar};
+pub use model::{LoadReport, Model, ModelSettings, label_of, reference_of, scalar};
 pub use output::{Output, Predictions};
 
 /// What a task's `create` made: opaque to everybody else.
@@ -37,10 +39,30 @@ pub type HeadState = Arc<dyn Any + Send + Sync>;
 pub enum Function {
     /// Rows to features.
     Encode,
+    /// A batch as it came from the rows to the batch that is looked at, for masking.
+    Collate,
     /// Logits to what a pipeline returns.
     Decode,
+    /// What was decoded of a row's windows to what a pipeline returns for the row.
+    Merge,
+    /// Logits to the little that metrics need of them.
+    Reduce,
     /// Predictions and references to numbers.
     Metrics,
+}
+
+impl Function {
+    /// The function's name in a task script.
+    pub fn name(self) -> &'static str {
+        match self {
+            Function::Encode => "encode",
+            Function::Collate => "collate",
+            Function::Decode => "decode",
+            Function::Merge => "merge",
+            Function::Reduce => "reduce",
+            Function::Metrics => "metrics",
+        }
+    }
 }
 
 /// A task: the functions of a head. Shapes: `hidden` is `(tokens, hidden)`, packed.
@@ -75,21 +97,61 @@ pub trait Task: Send + Sync {
     /// What the task raises.
     fn loss(&self, head: &HeadState, output: &Output, batch: &Batch) -> Result<Tensor>;
 
+    /// The options of the functions below with their defaults, by name; `Null` where an option has none.
+    ///
+    /// # Errors
+    /// What the task raises.
+    fn options(&self) -> Result<Row> {
+        Ok(Row::default())
+    }
+
     /// One row as one feature map, or several (windows of a long text).
     ///
     /// # Errors
     /// What the task raises: no text, a label it does not know.
     fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Row>>;
 
-    /// What a pipeline returns for a batch's logits: one value a row.
+    /// How many tokens the blocks have that encoded rows are joined into; `None` where rows stay by themselves.
+    ///
+    /// # Errors
+    /// What the task raises.
+    fn block_size(&self, _options: &Value) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
+    /// The batch that the forward gets: masked, for example. Called in training and evaluation.
+    ///
+    /// # Errors
+    /// What the task raises.
+    fn collate(&self, batch: Batch, _options: &Value) -> Result<Batch> {
+        Ok(batch)
+    }
+
+    /// What a pipeline returns for a batch's logits: one value a feature.
     ///
     /// # Errors
     /// What the task raises.
     fn decode(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value>;
 
-    /// Metrics of predictions against references, by name.
+    /// What a pipeline returns for a row, from what was decoded of each of its features.
     ///
     /// # Errors
     /// What the task raises.
-    fn metrics(&self, predictions: &Value, references: &Value) -> Result<Value>;
+    fn merge(&self, _results: &Value, _row: &Row, _options: &Value) -> Result<Value> {
+        Err(What::Unsupported(format!("a pipeline over windows with the task `{}`", self.name())).into())
+    }
+
+    /// The little that [`Task::metrics`] needs of a batch's logits: one value a feature.
+    ///
+    /// # Errors
+    /// What the task raises.
+    fn reduce(&self, _output: &Output, _batch: &Batch, _options: &Value) -> Result<Value> {
+        Err(What::Unsupported(format!("`reduce` of the task `{}`", self.name())).into())
+    }
+
+    /// Metrics of predictions against references, by name. `options` also has `loss`, the mean over the data set.
+    ///
+    /// # Errors
+    /// What the task raises.
+    fn metrics(&self, predictions: &Value, references: &Value, options: &Value) -> Result<Value>;
 }

@@ -134,6 +134,7 @@ impl Model {
             token_type_ids: None,
             position_ids: None,
             columns: Vec::new(),
+            kept: Row::default(),
             truncated: false,
             list_labels: ListLabels::default(),
         };
@@ -218,6 +219,14 @@ impl Model {
         Batch::pack(examples, &self.0.device)
     }
 
+    /// The batch that the forward gets: what the task's `collate` makes of it, where there is one.
+    ///
+    /// # Errors
+    /// What the task raises.
+    pub fn collate(&self, batch: Batch, options: &Value) -> Result<Batch> {
+        if self.0.task.has(Function::Collate) { self.0.task.collate(batch, options) } else { Ok(batch) }
+    }
+
     /// Logits of a batch.
     ///
     /// # Errors
@@ -290,13 +299,16 @@ impl Model {
         self.0.encoder.config().max_length()
     }
 
-    /// The task's features of one row.
+    /// The task's features of one row; a row without tokens has none where rows are joined into blocks.
     ///
     /// # Errors
     /// What the task raises, or features that are malformed.
     pub fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Features>> {
         let rows = self.0.task.encode(tokenizer, row, options)?;
-        rows.iter().map(|row| Features::read(row, self.list_labels())).collect()
+        let is_empty = |row: &Row| row.get("input_ids").and_then(Value::as_list).is_some_and(<[Value]>::is_empty);
+        let joined = self.0.task.block_size(options)?.is_some();
+        let rows = rows.iter().filter(|row| !(joined && is_empty(row)));
+        rows.map(|row| Features::keeping(row, self.list_labels())).collect()
     }
 }
 
@@ -310,6 +322,22 @@ pub fn scalar(loss: Tensor) -> Result<Tensor> {
         return Err(Error::new(What::Conflict(problem)).hint("take its mean: `loss.mean()`"));
     }
     Ok(if loss.rank() == 0 { loss } else { loss.flatten_all()?.get(0)? })
+}
+
+/// What a task's metrics compare a prediction with: the labels, and what its `encode` kept beside them.
+pub fn reference_of(features: &Features, names: &[String]) -> Value {
+    let labels = label_of(features, names).unwrap_or(Value::Null);
+    if features.kept.is_empty() {
+        return labels;
+    }
+    let mut map = (*features.kept).clone();
+    match labels {
+        Value::Map(several) => map.extend(several.iter().map(|(name, value)| (name.clone(), value.clone()))),
+        one => {
+            map.insert(names.first().cloned().unwrap_or_else(|| "labels".into()), one);
+        }
+    }
+    Value::Map(Arc::new(map))
 }
 
 /// The label column of a row for metrics, where it has one.

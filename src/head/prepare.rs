@@ -3,16 +3,13 @@
 //! A row may give several features (windows of a long text); each keeps the number of its row. Errors name the row and,
 //! where it came from a file, its line.
 
-use std::sync::Arc;
-
-use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use crate::batch::{Features, features};
-use crate::data::{Dataset, Value};
+use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::labels::LabelEncoding;
-use crate::head::{Function, Model};
+use crate::head::{Function, Model, blocks, options};
 use crate::tokenizer::Tokenizer;
 
 /// An encoded data set.
@@ -26,49 +23,60 @@ pub struct Prepared {
     pub n_truncated: usize,
     /// The maximum length in tokens.
     pub max_length: usize,
+    /// What the task's functions are told beside rows and batches.
+    pub options: Value,
 }
 
-/// Encodes every row of `dataset`. Rows that have `input_ids` are taken as they are.
+/// Encodes every row of `dataset`. Rows that have `input_ids` are taken as they are. `given` are the task's options
+/// where they differ from their defaults.
 ///
 /// # Errors
 /// An empty data set, rows that cannot be encoded, a task without `encode`, no tokenizer.
-pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset) -> Result<Prepared> {
+pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset, given: &Row) -> Result<Prepared> {
     if dataset.is_empty() {
         let error = Error::new(What::BadData(format!("the data set `{}` has no rows", dataset.name())));
         return Err(error.hint("if it was filtered, no row was left: print `dataset.len()` after each step"));
     }
-    let max_length = max_length(model, tokenizer);
+    let options = options::merged(model, tokenizer, &[given])?;
+    let max_length = number(&options, options::MAX_LENGTH).unwrap_or(0);
     let rows = dataset.rows();
+    let mut block_size = None;
     let encoded: Vec<Result<Vec<Features>>> = if features::is_encoded(dataset.column_names()) {
-        let each = |(index, row): (usize, &crate::data::Row)| match Features::read(row, model.list_labels()) {
+        let each = |(index, row): (usize, &Row)| match Features::read(row, model.list_labels()) {
             Ok(features) => Ok(vec![features]),
             Err(error) => Err(dataset.locate(error, index)),
         };
         rows.par_iter().enumerate().map(each).collect::<Vec<_>>()
     } else {
         let tokenizer = tokenizer_for(model, tokenizer, dataset)?;
-        let options = encode_options(model, max_length)?;
+        block_size = model.task().block_size(&options)?;
         let each = |(index, row)| model.encode(tokenizer, row, &options).map_err(|error| dataset.locate(error, index));
         rows.par_iter().enumerate().map(each).collect::<Vec<_>>()
     };
     // Of several wrong rows the first is named, whichever thread was quicker.
     let encoded = encoded.into_iter().collect::<Result<Vec<_>>>()?;
-    let mut prepared =
-        Prepared { features: Vec::with_capacity(rows.len()), rows: Vec::new(), n_truncated: 0, max_length };
-    for (row, features) in encoded.into_iter().enumerate() {
-        prepared.n_truncated += usize::from(features.iter().any(|features| features.truncated));
-        for one in features {
-            prepared.features.push(one);
-            prepared.rows.push(row);
-        }
+    let n_truncated = encoded.iter().filter(|several| several.iter().any(|features| features.truncated)).count();
+    let numbered = encoded.into_iter().enumerate();
+    let mut numbered: Vec<(usize, Features)> =
+        numbered.flat_map(|(row, several)| several.into_iter().map(move |one| (row, one))).collect();
+    if let Some(size) = block_size {
+        numbered = blocks::join(&numbered, size).map_err(|(row, error)| dataset.locate(error, row))?;
     }
-    if prepared.features.is_empty() {
-        return Err(Error::new(What::BadData(format!(
-            "no row of the data set `{}` gave any features",
-            dataset.name()
-        ))));
+    if numbered.is_empty() {
+        let error = Error::new(What::BadData(format!("no row of the data set `{}` gave any features", dataset.name())));
+        return Err(match block_size {
+            Some(size) => error.hint(format!("all its text is shorter than one block of {size} tokens")),
+            None => error,
+        });
     }
-    Ok(prepared)
+    let (rows, features) = numbered.into_iter().unzip();
+    Ok(Prepared { features, rows, n_truncated, max_length, options })
+}
+
+/// A whole number among the options.
+fn number(options: &Value, key: &str) -> Option<usize> {
+    let Value::Map(map) = options else { return None };
+    map.get(key).and_then(Value::as_int).and_then(|number| usize::try_from(number).ok())
 }
 
 fn tokenizer_for<'a>(model: &Model, tokenizer: Option<&'a Tokenizer>, dataset: &Dataset) -> Result<&'a Tokenizer> {
@@ -82,26 +90,6 @@ fn tokenizer_for<'a>(model: &Model, tokenizer: Option<&'a Tokenizer>, dataset: &
         let problem = format!("the data set `{}` holds text, and there is no tokenizer", dataset.name());
         Error::new(What::BadData(problem)).hint("give the Trainer `processing_class: tokenizer`")
     })
-}
-
-/// The longest row in tokens: what the model's position table and the tokenizer allow.
-pub fn max_length(model: &Model, tokenizer: Option<&Tokenizer>) -> usize {
-    let limit = model.max_length();
-    tokenizer.and_then(Tokenizer::model_max_length).map_or(limit, |length| length.min(limit))
-}
-
-/// What a task's `encode` is told beside the row: `max_length`, the label names and the problem type.
-///
-/// # Errors
-/// A malformed configuration.
-pub fn encode_options(model: &Model, max_length: usize) -> Result<Value> {
-    let config = model.config();
-    let names = config.label_names()?.iter().map(|name| Value::from(name.as_str())).collect();
-    let problem = config.problem_type()?.map_or(Value::Null, |kind| Value::from(kind.name()));
-    let options =
-        [("max_length", Value::Int(max_length as i64)), ("label_names", Value::List(names)), ("problem_type", problem)];
-    let map: IndexMap<String, Value> = options.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
-    Ok(Value::Map(Arc::new(map)))
 }
 
 /// The label encoding that a task's options carry.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::api::session::{Session, TaskLoader};
 use crate::error::{Error, Result, What};
 use crate::head::script::ScriptTask;
-use crate::head::script::convert::lower;
+use crate::head::script::convert::{lower, type_name};
 use crate::host::engine::engine;
 use crate::host::limits::Deadline;
 use crate::host::resolver::compile;
@@ -49,11 +49,31 @@ pub fn load_task(session: &Session, sources: &Sources, deadline: &Deadline, name
     Ok(LoadedTask { name: name.to_string(), path, source, ast, engine: Arc::new(engine) })
 }
 
+/// The task that a script extends: what its function `extends()` returns.
+fn extended(engine: &rhai::Engine, ast: &rhai::AST, path: &str) -> Result<Option<String>> {
+    if !ast.iter_functions().any(|function| function.name == "extends" && function.params.is_empty()) {
+        return Ok(None);
+    }
+    let options = rhai::CallFnOptions::new().eval_ast(false);
+    let value: rhai::Dynamic =
+        engine.call_fn_with_options(options, &mut rhai::Scope::new(), ast, "extends", ()).map_err(lower)?;
+    let base = value.clone().into_string().map_err(|_| {
+        let (name, got) = ("what `extends` returns".into(), type_name(&value));
+        Error::new(What::WrongType { name, wanted: "the name of a task".into(), got })
+            .at(crate::error::Place::file(path))
+    })?;
+    Ok(Some(base))
+}
+
 /// The loader that a session is given.
 pub(crate) fn loader(sources: &Sources, deadline: &Deadline) -> Arc<TaskLoader> {
     let (sources, deadline) = (sources.clone(), deadline.clone());
     Arc::new(move |session, name| {
-        let LoadedTask { name, engine, ast, .. } = load_task(session, &sources, &deadline, name)?;
-        Ok(Arc::new(ScriptTask::new(name, engine, ast)?))
+        let LoadedTask { name, engine, ast, path, .. } = load_task(session, &sources, &deadline, name)?;
+        let base = match extended(&engine, &ast, &path)? {
+            Some(base) => Some(load_task(session, &sources, &deadline, &base)?.ast),
+            None => None,
+        };
+        Ok(Arc::new(ScriptTask::new(name, engine, ast, base.as_ref())?))
     })
 }

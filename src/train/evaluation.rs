@@ -6,10 +6,11 @@ use std::time::Instant;
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
+use crate::batch::Batch;
 use crate::data::{Dataset, Value};
 use crate::error::{Error, Result, What};
 use crate::head::prepare::{Prepared, prepare};
-use crate::head::{Function, Predictions, label_of};
+use crate::head::{Function, Predictions, label_of, reference_of};
 use crate::train::callbacks::{Event, Extra, Progress};
 use crate::train::step::batch_of;
 use crate::train::trainer::{Hooks, Trainer};
@@ -30,6 +31,13 @@ pub struct Evaluation {
     pub metrics: Map<String, Json>,
     /// Predictions and labels, one a row.
     pub predictions: Predictions,
+}
+
+/// What an evaluation is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Metrics,
+    Predictions,
 }
 
 /// The label columns that are looked for when the arguments name none.
@@ -56,7 +64,7 @@ impl Trainer {
         };
         let mut all = Map::new();
         for (prefix, dataset) in sets {
-            let evaluation = self.run(&dataset, &prefix, hooks)?;
+            let evaluation = self.run(&dataset, &prefix, Wanted::Metrics, hooks)?;
             let mut logged = self.log(evaluation.metrics, hooks)?;
             // Several data sets share one epoch, which stays the last key.
             all.shift_remove("epoch");
@@ -73,12 +81,12 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::evaluate`].
     pub fn predict(&mut self, dataset: &Dataset, hooks: &mut Hooks<'_>) -> Result<Evaluation> {
-        let evaluation = self.run(dataset, "test", hooks)?;
+        let evaluation = self.run(dataset, "test", Wanted::Predictions, hooks)?;
         self.announce(Event::Predict, hooks, &Extra { metrics: Some(&evaluation.metrics), ..Extra::default() })?;
         Ok(evaluation)
     }
 
-    fn run(&mut self, dataset: &Dataset, prefix: &str, hooks: &mut Hooks<'_>) -> Result<Evaluation> {
+    fn run(&mut self, dataset: &Dataset, prefix: &str, wanted: Wanted, hooks: &mut Hooks<'_>) -> Result<Evaluation> {
         let started = Instant::now();
         let prepared = self.prepared(dataset, hooks)?;
         // In the order of the rows, as Hugging Face: a token-level loss is a mean of batch means. Without padding there is
@@ -87,7 +95,15 @@ impl Trainer {
         let batches: Vec<&[usize]> = order.chunks(self.settings.args.per_device_eval_batch_size).collect();
         let names = self.label_names(&prepared);
         let has_labels = !names.is_empty();
-        let mut predictions = vec![Value::Null; prepared.features.len()];
+        let task = self.settings.model.task().clone();
+        // Logits are kept where somebody asked for them; a task's own metrics need less of them, or nothing.
+        let scores_task = has_labels && hooks.compute_metrics.is_none() && task.has(Function::Metrics);
+        let reduces = scores_task && task.has(Function::Reduce);
+        let keeps_logits = wanted == Wanted::Predictions
+            || (has_labels && hooks.compute_metrics.is_some())
+            || (scores_task && !reduces);
+        let mut predictions = vec![Value::Null; if keeps_logits { prepared.features.len() } else { 0 }];
+        let mut reduced = Vec::new();
         let (mut loss_sum, mut n_items) = (0.0, 0usize);
         for (number, indices) in batches.iter().enumerate() {
             let batch = batch_of(&self.settings.model, &prepared, indices, self.settings.args.label_smoothing_factor)?;
@@ -102,8 +118,13 @@ impl Trainer {
                 loss_sum += loss * batch.n_rows() as f64;
                 n_items += batch.n_rows();
             }
-            for (&index, value) in indices.iter().zip(self.settings.model.per_row(&output, &batch)?) {
-                predictions[index] = value;
+            if keeps_logits {
+                for (&index, value) in indices.iter().zip(self.settings.model.per_row(&output, &batch)?) {
+                    predictions[index] = value;
+                }
+            }
+            if reduces {
+                reduced.extend(one_each(task.reduce(&output, &batch, &prepared.options)?, &batch, task.name())?);
             }
             let progress = Progress { done: number + 1, total: batches.len() };
             self.announce(Event::PredictionStep, hooks, &Extra { progress: Some(progress), ..Extra::default() })?;
@@ -114,11 +135,22 @@ impl Trainer {
             Vec::new()
         };
         let mut metrics = Map::new();
-        if n_items > 0 {
-            metrics.insert(format!("{prefix}_loss"), Json::from(loss_sum / n_items as f64));
+        let loss = (n_items > 0).then(|| loss_sum / n_items as f64);
+        if let Some(loss) = loss {
+            metrics.insert(format!("{prefix}_loss"), Json::from(loss));
         }
         let predictions = Predictions { predictions, label_ids };
-        for (name, value) in self.compute_metrics(&predictions, hooks)? {
+        let computed = match &mut hooks.compute_metrics {
+            Some(compute) if has_labels => compute(&predictions)?,
+            _ if scores_task => {
+                let references = prepared.features.iter().map(|features| reference_of(features, &names)).collect();
+                let given = if reduces { reduced } else { predictions.predictions.clone() };
+                let options = with_loss(&prepared.options, loss);
+                task.metrics(&Value::List(given.into()), &Value::List(references), &options)?
+            }
+            _ => Value::Map(Arc::default()),
+        };
+        for (name, value) in named(computed)? {
             let name = if name.starts_with(&format!("{prefix}_")) { name } else { format!("{prefix}_{name}") };
             metrics.insert(name, value);
         }
@@ -127,30 +159,6 @@ impl Trainer {
         metrics.insert(format!("{prefix}_samples_per_second"), Json::from(prepared.features.len() as f64 / seconds));
         metrics.insert(format!("{prefix}_steps_per_second"), Json::from(batches.len() as f64 / seconds));
         Ok(Evaluation { metrics, predictions })
-    }
-
-    /// The metrics of the recipe's `compute_metrics`, else of the task; none without labels.
-    fn compute_metrics(&self, predictions: &Predictions, hooks: &mut Hooks<'_>) -> Result<Map<String, Json>> {
-        if predictions.label_ids.is_empty() {
-            return Ok(Map::new());
-        }
-        let value = match &mut hooks.compute_metrics {
-            Some(compute) => compute(predictions)?,
-            None if self.settings.model.task().has(Function::Metrics) => self.settings.model.task().metrics(
-                &Value::List(predictions.predictions.clone().into()),
-                &Value::List(predictions.label_ids.clone().into()),
-            )?,
-            None => return Ok(Map::new()),
-        };
-        match value {
-            Value::Map(map) => Ok(map.iter().map(|(name, value)| (name.clone(), value.to_json())).collect()),
-            other => Err(Error::new(What::WrongType {
-                name: "what `compute_metrics` returns".into(),
-                wanted: "a map from names to numbers".into(),
-                got: other.type_name().into(),
-            })
-            .hint("name it: `#{ accuracy: ... }`")),
-        }
     }
 
     /// The label columns that every row has.
@@ -169,7 +177,12 @@ impl Trainer {
         if let Some((_, _, prepared)) = self.encoded.iter().find(|(known, ..)| *known == key) {
             return Ok(prepared.clone());
         }
-        let prepared = Arc::new(prepare(&self.settings.model, self.settings.tokenizer.as_ref(), dataset)?);
+        let prepared = Arc::new(prepare(
+            &self.settings.model,
+            self.settings.tokenizer.as_ref(),
+            dataset,
+            &self.settings.task_options,
+        )?);
         if prepared.n_truncated > 0 {
             let (cut, all) = (prepared.n_truncated, dataset.len());
             hooks.note(&format!(
@@ -181,5 +194,40 @@ impl Trainer {
         // The data set is kept beside its features, so that its address stays its own.
         self.encoded.push((key, dataset.clone(), prepared.clone()));
         Ok(prepared)
+    }
+}
+
+/// What a task's `reduce` returned, one value a feature.
+fn one_each(values: Value, batch: &Batch, task: &str) -> Result<Vec<Value>> {
+    match values {
+        Value::List(values) if values.len() == batch.n_rows() => Ok(values.to_vec()),
+        other => {
+            let (name, wanted) =
+                (format!("what `reduce` of the task `{task}` returns"), format!("a list of {} values", batch.n_rows()));
+            Err(What::WrongType { name, wanted, got: other.type_name().into() }.into())
+        }
+    }
+}
+
+/// The options of a task's `metrics`.
+fn with_loss(options: &Value, loss: Option<f64>) -> Value {
+    let mut map = match options {
+        Value::Map(map) => (**map).clone(),
+        _ => IndexMap::new(),
+    };
+    map.insert("loss".into(), loss.map_or(Value::Null, Value::Float));
+    Value::Map(Arc::new(map))
+}
+
+/// Metrics by name.
+fn named(value: Value) -> Result<Map<String, Json>> {
+    match value {
+        Value::Map(map) => Ok(map.iter().map(|(name, value)| (name.clone(), value.to_json())).collect()),
+        other => Err(Error::new(What::WrongType {
+            name: "what `compute_metrics` returns".into(),
+            wanted: "a map from names to numbers".into(),
+            got: other.type_name().into(),
+        })
+        .hint("name it: `#{ accuracy: ... }`")),
     }
 }

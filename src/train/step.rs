@@ -22,8 +22,29 @@ pub(super) struct Window {
     pub(super) rows: Vec<usize>,
 }
 
-/// Builds the batch of the features at `indices`.
+/// Builds the batch of the features at `indices` for evaluation.
 pub(super) fn batch_of(model: &Model, prepared: &Prepared, indices: &[usize], label_smoothing: f64) -> Result<Batch> {
+    model.collate(packed(model, prepared, indices, label_smoothing)?, &prepared.options)
+}
+
+/// Builds the micro-batches of a window for training in `draw`.
+pub(super) fn window_of(
+    model: &Model,
+    prepared: &Prepared,
+    window: &[&[usize]],
+    label_smoothing: f64,
+    draw: Draw,
+) -> Result<Vec<Batch>> {
+    let mut first_row = 0;
+    let batch = |indices: &&[usize]| {
+        let batch = packed(model, prepared, indices, label_smoothing)?.training(draw, first_row);
+        first_row += batch.n_rows();
+        model.collate(batch, &prepared.options)
+    };
+    window.iter().map(batch).collect()
+}
+
+fn packed(model: &Model, prepared: &Prepared, indices: &[usize], label_smoothing: f64) -> Result<Batch> {
     let examples: Vec<(usize, &Features)> =
         indices.iter().map(|&index| (prepared.rows[index], &prepared.features[index])).collect();
     let mut batch = model.pack(&examples)?;
@@ -38,18 +59,14 @@ pub(super) fn batch_of(model: &Model, prepared: &Prepared, indices: &[usize], la
 pub(super) fn accumulate(
     model: &Model,
     batches: Vec<Batch>,
-    draw: Draw,
     compute_loss: &mut Option<ComputeLoss<'_>>,
     mut after_substep: impl FnMut() -> Result<()>,
 ) -> Result<Window> {
     let n_items: usize = batches.iter().map(|batch| batch.n_items).sum();
     let n_batches = batches.len();
     let mut window = Window { loss: 0.0, gradients: Gradients::new(), rows: Vec::new() };
-    let mut first_row = 0;
     for (number, batch) in batches.into_iter().enumerate() {
         let share = if n_items == 0 { 1.0 / n_batches as f64 } else { batch.n_items as f64 / n_items as f64 };
-        let batch = batch.training(draw, first_row);
-        first_row += batch.n_rows();
         window.rows.extend(&batch.rows);
         let output = model.forward(&batch)?;
         let loss = match compute_loss {

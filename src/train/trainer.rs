@@ -12,17 +12,17 @@ use candle_core::Tensor;
 use serde_json::{Map, Value as Json};
 
 use crate::batch::{Batch, Draw};
-use crate::data::{Dataset, Value};
+use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Place, Result, What};
 use crate::head::prepare::Prepared;
-use crate::head::{Model, Output, Predictions, labels};
+use crate::head::{Model, Output, Predictions, labels, options};
 use crate::tokenizer::Tokenizer;
 use crate::train::callbacks::{Callback, DefaultFlowCallback, Event, Extra, TrainerControl};
 use crate::train::evaluation::EvaluationData;
 use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
 use crate::train::schedule::{Schedule, ScheduleKind};
 use crate::train::state::{TrainerState, required_metric};
-use crate::train::step::{accumulate, batch_of, refuse_missing_gradients};
+use crate::train::step::{accumulate, refuse_missing_gradients, window_of};
 use crate::train::{Interval, MatmulPrecision, NanPolicy, SaveInterval, TrainingArguments, checkpoint};
 
 /// A loss of the user's own: from the model's output and the batch to a scalar.
@@ -66,6 +66,8 @@ pub struct TrainerSettings {
     pub eval_dataset: Option<EvaluationData>,
     /// What text is encoded with, and what is saved beside the model.
     pub tokenizer: Option<Tokenizer>,
+    /// The task's options where they differ from their defaults.
+    pub task_options: Row,
 }
 
 /// Trains and evaluates a model.
@@ -123,6 +125,7 @@ impl Trainer {
             let problem = "`use_cpu` is set, but the model is on another device".into();
             return Err(Error::new(What::Conflict(problem)).hint("run with `--device cpu`"));
         }
+        options::check(&**settings.model.task(), &settings.task_options, "`task_options`")?;
         if let Some(dataset) = &settings.train_dataset {
             labels::settle(&settings.model, dataset)?;
         }
@@ -275,14 +278,13 @@ impl Trainer {
     fn step(&mut self, window: &[&[usize]], prepared: &Prepared, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
         let args = &self.settings.args;
         let model = self.settings.model.clone();
-        let batches = window.iter().map(|indices| batch_of(&model, prepared, indices, args.label_smoothing_factor));
-        let batches = batches.collect::<Result<Vec<_>>>()?;
         let draw = Draw { seed: args.seed, step: self.state.global_step as u64 };
+        let batches = window_of(&model, prepared, window, args.label_smoothing_factor, draw)?;
         let clip = args.clip_norm();
         let nan_policy = args.nan_policy;
 
         let mut compute_loss = hooks.compute_loss.take();
-        let result = accumulate(&model, batches, draw, &mut compute_loss, || {
+        let result = accumulate(&model, batches, &mut compute_loss, || {
             self.announce(Event::SubstepEnd, hooks, &Extra::default())
         });
         hooks.compute_loss = compute_loss;

@@ -23,6 +23,10 @@ pub struct ScriptTask {
     name: String,
     engine: Arc<Engine>,
     ast: AST,
+    /// The task that this one extends, as it is with the functions of this one in place of its own.
+    base: Option<AST>,
+    /// The functions that this script defines itself.
+    own: Vec<String>,
     functions: Vec<(String, usize)>,
     pads_rows: bool,
 }
@@ -34,29 +38,38 @@ const REQUIRED: [(&str, usize, &str); 3] = [
     ("loss", 3, "loss(head, output, batch)"),
 ];
 /// The functions that a task may have.
-const OPTIONAL: [(&str, usize, &str); 3] = [
+const OPTIONAL: [(&str, usize, &str); 10] = [
+    ("padding", 0, "padding()"),
+    ("options", 0, "options()"),
     ("encode", 3, "encode(tokenizer, row, options)"),
+    ("block_size", 1, "block_size(options)"),
+    ("collate", 2, "collate(batch, options)"),
     ("decode", 3, "decode(output, batch, options)"),
+    ("merge", 3, "merge(results, row, options)"),
+    ("reduce", 3, "reduce(output, batch, options)"),
     ("metrics", 2, "metrics(predictions, references)"),
+    ("metrics", 3, "metrics(predictions, references, options)"),
 ];
 
 impl ScriptTask {
-    /// A task of the functions of `ast`, called on `engine`.
+    /// A task of the functions of `ast`, called on `engine`. Functions that it lacks are those of `base`, the task it extends.
     ///
     /// # Errors
     /// A script that lacks one of `create`, `forward` and `loss`, or gives a function of the contract other parameters.
-    pub fn new(name: String, engine: Arc<Engine>, ast: AST) -> Result<Self> {
-        let functions: Vec<_> =
-            ast.iter_functions().map(|function| (function.name.to_string(), function.params.len())).collect();
-        for (wanted, n_params, signature) in REQUIRED.iter().chain(&OPTIONAL) {
-            let found: Vec<_> = functions.iter().filter(|(name, _)| name == wanted).collect();
-            let required = REQUIRED.iter().any(|(name, ..)| name == wanted);
-            if found.iter().any(|(_, n)| n == n_params) || (found.is_empty() && !required) {
+    pub fn new(name: String, engine: Arc<Engine>, ast: AST, base: Option<&AST>) -> Result<Self> {
+        let own: Vec<_> = defined(&ast);
+        for (wanted, _, signature) in REQUIRED.iter().chain(&OPTIONAL) {
+            let found: Vec<_> = own.iter().filter(|(name, _)| name == wanted).collect();
+            let fits =
+                |n: usize| REQUIRED.iter().chain(&OPTIONAL).any(|(name, params, _)| name == wanted && *params == n);
+            let required = base.is_none() && REQUIRED.iter().any(|(name, ..)| name == wanted);
+            if found.iter().any(|(_, n)| fits(*n)) || (found.is_empty() && !required) {
                 continue;
             }
             let problem = match found.first() {
                 Some((_, n)) => {
-                    format!("the task `{name}` has a function `{wanted}` with {n} parameters instead of {n_params}")
+                    let right = signature.matches(',').count() + usize::from(!signature.contains("()"));
+                    format!("the task `{name}` has a function `{wanted}` with {n} parameters instead of {right}")
                 }
                 None => format!("the task `{name}` has no function `{wanted}`"),
             };
@@ -66,8 +79,23 @@ impl ScriptTask {
                 None => error,
             });
         }
-        let mut task = ScriptTask { name, engine, ast, functions, pads_rows: false };
-        if task.functions.iter().any(|(name, n_params)| name == "padding" && *n_params == 0) {
+        // Each script calls its functions by its own name, so that errors name the right file; both see the same functions.
+        let (ast, base) = match base {
+            None => (ast, None),
+            Some(base) => {
+                let with_source = |source: &AST| {
+                    let mut merged = base.clone();
+                    merged.combine(ast.clone());
+                    merged.set_source(source.source().unwrap_or_default().to_string());
+                    merged
+                };
+                (with_source(&ast), Some(with_source(base)))
+            }
+        };
+        let functions = defined(&ast);
+        let own = own.into_iter().map(|(name, _)| name).collect();
+        let mut task = ScriptTask { name, engine, ast, base, own, functions, pads_rows: false };
+        if task.defines("padding", 0) {
             let value = task.call("padding", ())?;
             task.pads_rows = match value.clone().into_string().as_deref() {
                 Ok("longest") => true,
@@ -76,6 +104,18 @@ impl ScriptTask {
             };
         }
         Ok(task)
+    }
+
+    fn defines(&self, function: &str, n_params: usize) -> bool {
+        self.functions.iter().any(|(name, n)| name == function && *n == n_params)
+    }
+
+    /// The script that a function comes from.
+    fn script(&self, function: &str) -> &AST {
+        match &self.base {
+            Some(base) if !self.own.iter().any(|name| name == function) => base,
+            _ => &self.ast,
+        }
     }
 
     fn call(&self, function: &str, args: impl FuncArgs) -> Result<Dynamic> {
@@ -90,11 +130,12 @@ impl ScriptTask {
     fn run(&self, function: &str, args: impl FuncArgs, adjust: impl FnOnce(&mut EvalAltResult)) -> Result<Dynamic> {
         let options = CallFnOptions::new().eval_ast(false);
         let mut scope = Scope::new();
-        let result = self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, &self.ast, function, args);
+        let ast = self.script(function);
+        let result = self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, ast, function, args);
         result.map_err(|mut error| {
             adjust(&mut error);
             // The position is one of this script, whatever script is being run when the error is shown.
-            let source = self.ast.source().unwrap_or(&self.name).to_string();
+            let source = ast.source().unwrap_or(&self.name).to_string();
             match *error {
                 EvalAltResult::ErrorInFunctionCall(..) => lower(error),
                 _ => lower(Box::new(EvalAltResult::ErrorInFunctionCall(
@@ -113,7 +154,7 @@ impl ScriptTask {
             wanted: wanted.into(),
             got: type_name(got),
         });
-        match defined_at(&self.ast, function) {
+        match defined_at(self.script(function), function) {
             Some(line) => error.at(line),
             None => error,
         }
@@ -137,12 +178,18 @@ impl Task for ScriptTask {
     }
 
     fn has(&self, function: Function) -> bool {
-        let name = match function {
-            Function::Encode => "encode",
-            Function::Decode => "decode",
-            Function::Metrics => "metrics",
-        };
-        self.functions.iter().any(|(known, _)| known == name)
+        self.functions.iter().any(|(known, _)| known == function.name())
+    }
+
+    fn options(&self) -> Result<Row> {
+        if !self.defines("options", 0) {
+            return Ok(Row::default());
+        }
+        let value = self.call("options", ())?;
+        match from_dynamic(&value)? {
+            Value::Map(map) => Ok(map),
+            _ => Err(self.unexpected("options", "a map from names to defaults", &value)),
+        }
     }
 
     fn create(&self, builder: &HeadBuilder, config: &ModelConfig) -> Result<HeadState> {
@@ -176,13 +223,56 @@ impl Task for ScriptTask {
         }
     }
 
+    fn block_size(&self, options: &Value) -> Result<Option<usize>> {
+        if !self.defines("block_size", 1) {
+            return Ok(None);
+        }
+        let value = self.call("block_size", (to_dynamic(options),))?;
+        if value.is_unit() {
+            return Ok(None);
+        }
+        match value.as_int().ok().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0) {
+            Some(size) => Ok(Some(size)),
+            None => Err(self.unexpected("block_size", "a number of tokens from 1, or ()", &value)),
+        }
+    }
+
+    fn collate(&self, batch: Batch, options: &Value) -> Result<Batch> {
+        let value = self.call_on(&batch, "collate", (batch.clone(), to_dynamic(options)))?;
+        value.clone().try_cast::<Batch>().ok_or_else(|| self.unexpected("collate", "a Batch", &value))
+    }
+
     fn decode(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
         from_dynamic(&self.call_on(batch, "decode", (output_to_dynamic(output), batch.clone(), to_dynamic(options)))?)
     }
 
-    fn metrics(&self, predictions: &Value, references: &Value) -> Result<Value> {
-        from_dynamic(&self.call("metrics", (to_dynamic(predictions), to_dynamic(references)))?)
+    fn merge(&self, results: &Value, row: &Row, options: &Value) -> Result<Value> {
+        if !self.has(Function::Merge) {
+            let problem = format!("a row gave several windows, which the task `{}` does not join", self.name);
+            return Err(
+                Error::new(What::Unsupported(problem)).hint("give the task a function `merge(results, row, options)`")
+            );
+        }
+        from_dynamic(&self.call("merge", (to_dynamic(results), row_to_dynamic(row), to_dynamic(options)))?)
     }
+
+    fn reduce(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
+        from_dynamic(&self.call_on(batch, "reduce", (output_to_dynamic(output), batch.clone(), to_dynamic(options)))?)
+    }
+
+    fn metrics(&self, predictions: &Value, references: &Value, options: &Value) -> Result<Value> {
+        let (predictions, references) = (to_dynamic(predictions), to_dynamic(references));
+        from_dynamic(&if self.defines("metrics", 3) {
+            self.call("metrics", (predictions, references, to_dynamic(options)))?
+        } else {
+            self.call("metrics", (predictions, references))?
+        })
+    }
+}
+
+/// The functions of a script with their numbers of parameters.
+fn defined(ast: &AST) -> Vec<(String, usize)> {
+    ast.iter_functions().map(|function| (function.name.to_string(), function.params.len())).collect()
 }
 
 /// The line of the task script at which a function begins.
