@@ -179,6 +179,7 @@ fn gelu_is_its_twin() {
 struct Rows {
     lengths: &'static [usize],
     key_lengths: &'static [usize],
+    is_causal: bool,
 }
 
 impl Rows {
@@ -194,14 +195,22 @@ impl Rows {
         self.lengths.iter().sum()
     }
 
-    fn attention(&self, n_heads: usize, p: f64) -> Attention {
+    /// Attention over heads of `size`.
+    fn attention(&self, n_heads: usize, size: usize, p: f64) -> Attention {
         let dropout = (p > 0.0).then(|| {
             let sites = (0..n_heads as u64).map(|head| Site::new(5, 3, 100 + head, p)).collect();
             let token = |row: usize, place: usize| TokenNumber { row: row as u32, position: place as u32 };
             let rows = self.lengths.iter().enumerate();
             (sites, rows.flat_map(|(row, &length)| (0..length).map(move |place| token(row, place))).collect())
         });
-        Attention { starts: self.starts(), key_lengths: self.key_lengths.into(), n_heads, dropout }
+        Attention {
+            starts: self.starts(),
+            key_lengths: self.key_lengths.into(),
+            n_heads,
+            scale: 1.0 / (size as f32).sqrt(),
+            is_causal: self.is_causal,
+            dropout,
+        }
     }
 }
 
@@ -214,7 +223,13 @@ fn plain_attention(attention: &Attention, [q, k, v]: [&Tensor; 3]) -> Result<Ten
         let mut heads = Vec::new();
         for head in 0..attention.n_heads {
             let part = |x: &Tensor, n| x.narrow(0, start, n)?.narrow(1, head * size, size)?.contiguous();
-            let scores = (part(q, length)?.matmul(&part(k, keys)?.t()?)? * (1.0 / (size as f64).sqrt()))?;
+            let mut scores = (part(q, length)?.matmul(&part(k, keys)?.t()?)? * f64::from(attention.scale))?;
+            if attention.is_causal {
+                let later =
+                    (0..length * keys).map(|place| if place % keys > place / keys { f64::NEG_INFINITY } else { 0.0 });
+                let later = Tensor::from_iter(later, &Device::Cpu)?.reshape((length, keys))?;
+                scores = (scores + later.to_dtype(q.dtype())?)?;
+            }
             let mut weights = ops::softmax(&scores, 1)?; // (length, keys)
             if let Some((sites, numbers)) = &attention.dropout {
                 let mut factors = vec![0.0; length * keys];
@@ -231,8 +246,9 @@ fn plain_attention(attention: &Attention, [q, k, v]: [&Tensor; 3]) -> Result<Ten
     Ok(Tensor::cat(&rows, 0)?)
 }
 
-const RAGGED: Rows = Rows { lengths: &[1, 2, 15, 16, 17, 128, 512, 1], key_lengths: &[1, 2, 15, 16, 17, 128, 512, 1] };
-const PADDED: Rows = Rows { lengths: &[5, 1, 16, 33, 17, 64], key_lengths: &[3, 1, 15, 1, 17, 40] };
+const RAGGED: Rows =
+    Rows { lengths: &[1, 2, 15, 16, 17, 128, 512, 1], key_lengths: &[1, 2, 15, 16, 17, 128, 512, 1], is_causal: false };
+const PADDED: Rows = Rows { lengths: &[5, 1, 16, 33, 17, 64], key_lengths: &[3, 1, 15, 1, 17, 40], is_causal: false };
 
 fn check_attention(name: &str, attention: &Attention, inputs: &[Tensor], tolerance: Tolerance) {
     let kernel = |x: &[Tensor]| attention.clone().apply(&x[0], &x[1], &x[2]);
@@ -251,25 +267,27 @@ fn attention_is_its_formula() {
         ("padded", &PADDED, 3, 7, 0.3),
         ("padded", &PADDED, 12, 32, 0.1),
         ("padded", &PADDED, 2, 64, 0.0),
-        ("one token", &Rows { lengths: &[1], key_lengths: &[1] }, 2, 1, 0.5),
+        ("one token", &Rows { lengths: &[1], key_lengths: &[1], is_causal: false }, 2, 1, 0.5),
+        ("causal", &Rows { is_causal: true, ..RAGGED }, 2, 7, 0.1),
+        ("causal and padded", &Rows { is_causal: true, ..PADDED }, 3, 32, 0.0),
     ] {
         let dims = [rows.n_tokens(), n_heads * size];
         let name = format!("{what}, {n_heads} heads of {size}, dropout {p}");
         let inputs = [normal("q", &dims), normal("k", &dims), normal("v", &dims)];
-        check_attention(&name, &rows.attention(n_heads, p), &inputs, tolerance);
+        check_attention(&name, &rows.attention(n_heads, size, p), &inputs, tolerance);
     }
     // Scores up to 1e4 that f32 holds exactly (whole numbers and a scale of 1/4): nothing may overflow or lose digits.
     let dims = [PADDED.n_tokens(), 2 * 16];
     let whole = |name| (scaled(name, &dims, 25.0).round().unwrap()).detach();
     let inputs = [whole("q"), whole("k"), normal("v", &dims)];
-    check_attention("large scores", &PADDED.attention(2, 0.0), &inputs, tolerance);
+    check_attention("large scores", &PADDED.attention(2, 16, 0.0), &inputs, tolerance);
     let alike = [scaled("q", &dims, 1e-40), normal("k", &dims), normal("v", &dims)];
-    check_attention("denormal queries", &PADDED.attention(2, 0.0), &alike, Tolerance(1e-6, 1e-4));
+    check_attention("denormal queries", &PADDED.attention(2, 16, 0.0), &alike, Tolerance(1e-6, 1e-4));
 }
 
 #[test]
 fn attention_reads_views() {
-    let attention = PADDED.attention(2, 0.2);
+    let attention = PADDED.attention(2, 7, 0.2);
     let hidden = 14;
     let views = |x: &Tensor| -> Result<[Tensor; 3]> {
         let x = x.t()?;
@@ -285,7 +303,7 @@ fn attention_reads_views() {
 #[test]
 fn attention_ignores_padding() {
     let dims = [PADDED.n_tokens(), 6];
-    let attention = PADDED.attention(2, 0.0);
+    let attention = PADDED.attention(2, 3, 0.0);
     let run = |filler: f32| {
         let mut inputs = [normal("q", &dims), normal("k", &dims), normal("v", &dims)];
         for input in &mut inputs[1..] {
@@ -383,9 +401,9 @@ fn nan_stays_nan() {
     let product = [poison(&[3, 18], 20), normal("w", &[2, 18]), normal("b", &[2])];
     check("linear", &product, &|x| linear::linear(&x[0], &x[1], Some(&x[2])), &[2, 3], &[]);
     // Token 3 is the second of a row of tokens 2, 3 and 4; element 3 * 4 + 2 belongs to the second of two heads of 2.
-    let rows = Rows { lengths: &[2, 3, 1], key_lengths: &[2, 3, 1] };
+    let rows = Rows { lengths: &[2, 3, 1], key_lengths: &[2, 3, 1], is_causal: false };
     let [q, k, v] = [normal("q", &[6, 4]), normal("k", &[6, 4]), normal("v", &[6, 4])];
-    let apply = |x: &[Tensor]| rows.attention(2, 0.0).apply(&x[0], &x[1], &x[2]);
+    let apply = |x: &[Tensor]| rows.attention(2, 2, 0.0).apply(&x[0], &x[1], &x[2]);
     check("a query", &[poison(&[6, 4], 14), k.clone(), v], &apply, &[14, 15], &[14, 15]);
     let reached = [10, 11, 14, 15, 18, 19];
     check("a key", &[q.clone(), poison(&[6, 4], 14), normal("v", &[6, 4])], &apply, &reached, &reached);
@@ -420,7 +438,7 @@ fn everything() -> Vec<(String, Vec<Tensor>)> {
     all.push(("layer_norm".into(), norm));
     let dims = [RAGGED.n_tokens(), 64];
     let inputs = [normal("q", &dims), normal("k", &dims), normal("v", &dims)];
-    let attention = evaluate(&inputs, &|x| RAGGED.attention(2, 0.1).apply(&x[0], &x[1], &x[2]));
+    let attention = evaluate(&inputs, &|x| RAGGED.attention(2, 32, 0.1).apply(&x[0], &x[1], &x[2]));
     all.push(("attention".into(), attention));
     let tokens: Arc<[TokenNumber]> = (0..700).map(|n| TokenNumber { row: n / 50, position: n % 50 }).collect();
     let site = Site::new(1, 2, 3, 0.1);

@@ -244,6 +244,28 @@ mod packing {
         packed::max(hidden, &batch).map_err(raise)
     }
 
+    /// What stands behind each token in its row, `(tokens)` of whole numbers; -100, which losses ignore, where a row ends.
+    ///
+    /// ```rhai
+    /// let batch = Batch::of([#{ input_ids: [2, 3, 5] }, #{ input_ids: [4] }]);
+    /// expect(batch.input_ids.next(batch).to_array() == [3, 5, -100, -100], "each row by itself");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn next(labels: &mut Tensor, batch: Batch) -> ScriptResult<Tensor> {
+        packed::next(labels, &batch).map_err(raise)
+    }
+
+    /// The same batch, whose loss counts as a mean over those of `labels` that are not -100: for `collate` of a task.
+    ///
+    /// ```rhai
+    /// let batch = Batch::of([#{ input_ids: [2, 3, 5] }]);
+    /// expect(batch.with_items(Tensor::from_array([3, 5, -100])).n_tokens == 3, "two labels take part");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn with_items(batch: &mut Batch, labels: Tensor) -> ScriptResult<Batch> {
+        batch.clone().with_items(&labels).map_err(raise)
+    }
+
     /// The padded view: `(tokens, hidden)` to `(rows, longest, hidden)`, with zeros where a row has ended.
     ///
     /// ```rhai

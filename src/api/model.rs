@@ -22,7 +22,7 @@ const CLASSES: [(&str, &str); 5] = [
     ("ForSequenceClassification", "std/tasks/sentiment"),
     ("ForTokenClassification", "std/tasks/ner"),
     ("ForQuestionAnswering", "std/tasks/qa"),
-    ("ForCausalLM", "std/tasks/causal_lm"),
+    (family::CAUSAL_LM, "std/tasks/causal_lm"),
     ("ForMaskedLM", "std/tasks/masked_lm"),
 ];
 
@@ -45,13 +45,17 @@ pub fn class_of(folder: &Folder) -> Result<(String, String)> {
     }
     let architecture = config.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
     let architecture = architecture.unwrap_or("a model without `architectures`");
-    match CLASSES.iter().find(|(suffix, _)| architecture.ends_with(suffix)) {
+    let suffix = if architecture.ends_with(LM_HEAD_MODEL) { family::CAUSAL_LM } else { architecture };
+    match CLASSES.iter().find(|(known, _)| suffix.ends_with(known)) {
         Some((suffix, task)) => Ok((suffix.to_string(), task.to_string())),
         None => Err(Error::new(What::Unsupported(format!("predicting with `{architecture}`")))
             .at(Place::file(path))
             .hint("fine-tune it first, for example with AutoModelForSequenceClassification")),
     }
 }
+
+/// What the class of a causal language model is called in the families where it does not end in `ForCausalLM`.
+const LM_HEAD_MODEL: &str = "LMHeadModel";
 
 /// Which class is asked for.
 #[derive(Clone)]
@@ -73,6 +77,11 @@ pub fn register(engine: &mut rhai::Engine) {
         for family in family::all() {
             let name = format!("{}{suffix}", family.class_prefix);
             let class = Class { name, model_type: Some(family.model_type), ..auto.clone() };
+            let own = family.class_name(suffix);
+            if own != class.name {
+                let class = Class { name: own, ..class.clone() };
+                engine.register_static_module(class.name.clone(), namespace(&class).into());
+            }
             engine.register_static_module(class.name.clone(), namespace(&class).into());
         }
     }
@@ -84,17 +93,18 @@ fn namespace(class: &Class) -> Module {
     let mut module = Module::new();
     let (own, sizes) = small(class);
     let example = match (class.suffix, class.model_type) {
-        ("ForCausalLM", _) | ("ForMaskedLM", Some("electra")) => format!(
+        (family::CAUSAL_LM, Some("bert" | "roberta" | "xlm-roberta" | "distilbert" | "electra"))
+        | ("ForMaskedLM", Some("gpt2")) => format!(
             "let refused = false;\ntry {{ {}::from_config(#{{ {sizes} }}); }} catch {{ refused = true; }}\n\
-             expect(refused, \"this head comes with a later version\");",
+             expect(refused, \"the family has no such head\");",
             class.name
         ),
-        (_, None | Some("bert")) => format!(
+        (suffix, None | Some("bert")) if suffix != family::CAUSAL_LM => format!(
             "let model = {}::from_pretrained(\"std/minilm-tiny\", #{{ num_labels: 3 }});\n\
              expect(model.num_parameters() > 8000000, \"the encoder and the head\");",
             class.name
         ),
-        (_, Some(_)) => format!(
+        _ => format!(
             "{0}::from_config(#{{ {sizes} }}).save_pretrained(\"small\");\n\
              let model = {0}::from_pretrained(\"small\");\n\
              expect(model.num_parameters() > 1000, \"the encoder and the head\");",
@@ -121,7 +131,8 @@ fn namespace(class: &Class) -> Module {
             load(&context, &loader, name, Map::new()).map_err(raise_at(&context))
         });
     let example = match (class.suffix, class.model_type) {
-        ("ForCausalLM", _) | ("ForMaskedLM", Some("electra")) => example,
+        (family::CAUSAL_LM, Some("bert" | "roberta" | "xlm-roberta" | "distilbert" | "electra"))
+        | ("ForMaskedLM", Some("gpt2")) => example,
         _ => format!(
             "let model = {}::from_config(#{{ {sizes} }});\nexpect(model.config.{own} == 16, \"the sizes that were given\");",
             class.name
@@ -143,8 +154,11 @@ fn namespace(class: &Class) -> Module {
 
 /// What a family calls its hidden size, and the sizes of a small model of a class, for the examples.
 fn small(class: &Class) -> (&'static str, String) {
+    let gpt2 = "n_embd: 16, n_layer: 1, n_head: 2, vocab_size: 50, n_positions: 20";
     let family = class.model_type.map_or_else(|| "model_type: \"bert\", ".to_string(), |_| String::new());
     match class.model_type {
+        None if class.suffix == family::CAUSAL_LM => ("n_embd", format!("model_type: \"gpt2\", {gpt2}")),
+        Some("gpt2") => ("n_embd", gpt2.to_string()),
         Some("distilbert") => ("dim", "dim: 16, n_layers: 1, n_heads: 2, hidden_dim: 32, vocab_size: 50".to_string()),
         _ => (
             "hidden_size",
@@ -198,10 +212,6 @@ fn settings(
     function: &str,
 ) -> Result<ModelSettings> {
     let session = Session::of(context);
-    if class.suffix == "ForCausalLM" {
-        return Err(Error::new(What::Unsupported(format!("`{}`", class.name)))
-            .hint("causal language models come with GPT-2, in a later version"));
-    }
     Ok(ModelSettings {
         name: name.to_string(),
         suffix: class.suffix.to_string(),

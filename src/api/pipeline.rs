@@ -36,7 +36,7 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
         (None, Some(model)) => model,
         (None, None) => return Err(wrong("model", "a directory, a hub name or a model", &model)),
     };
-    if !model.architecture().ends_with(suffix) && !model.architecture().ends_with(FOR_TASK) {
+    if model.architecture() != model.family().class_name(suffix) && !model.architecture().ends_with(FOR_TASK) {
         let problem =
             format!("the pipeline `{task}` needs a model `...{suffix}`, but this is a `{}`", model.architecture());
         return Err(Error::new(What::Conflict(problem)).hint(format!("load it with `AutoModel{suffix}`")));

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
 
 use crate::batch::features::{Column, Features};
 use crate::data::Row;
 use crate::error::{Error, Place, Result, What};
 use crate::kernels::dropout::TokenNumber;
+use crate::tensor::loss::IGNORE_INDEX;
 
 /// The key of a training step's random draws; evaluation has none, and drops nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Batch {
     pub input_ids: Tensor,
     /// Segments, `(tokens)`, u32.
     pub token_type_ids: Tensor,
+    /// Whether any row has segments of its own.
+    pub has_token_types: bool,
     /// Positions, `(tokens)`, u32.
     pub position_ids: Tensor,
     /// Number of tokens of each row.
@@ -131,6 +134,7 @@ impl Batch {
         Ok(Batch {
             input_ids: Tensor::from_vec(ids, n_tokens, device)?,
             token_type_ids: Tensor::from_vec(types, n_tokens, device)?,
+            has_token_types: examples.iter().any(|(_, features)| features.token_type_ids.is_some()),
             position_ids: Tensor::from_vec(positions, n_tokens, device)?,
             key_lengths: lengths.clone(),
             lengths,
@@ -154,6 +158,16 @@ impl Batch {
         self.first_row = first_row;
         self.dropout_sites = Arc::default();
         self
+    }
+
+    /// The same batch, whose mean divides by those of `labels` that are not ignored, `(tokens)` or `(rows)` of whole numbers.
+    ///
+    /// # Errors
+    /// Labels that are not whole numbers.
+    pub fn with_items(mut self, labels: &Tensor) -> Result<Self> {
+        let labels: Vec<i64> = labels.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
+        self.n_items = labels.iter().filter(|&&label| label != IGNORE_INDEX).count();
+        Ok(self)
     }
 
     /// The number of the next dropout site of the head: 0, 1, ... in the order of the calls of one forward.

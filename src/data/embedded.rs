@@ -21,6 +21,7 @@ embedded![
     "reviews/test.jsonl",
     "reviews/train.jsonl",
     "reviews/validation.jsonl",
+    "tasks/causal_lm.rhai",
     "tasks/masked_lm.rhai",
     "tasks/ner.rhai",
     "tasks/qa.rhai",

@@ -117,7 +117,7 @@ impl Model {
             parameters,
             task: settings.task,
             head,
-            architecture: format!("{}{}", backbone.family.class_prefix, settings.suffix),
+            architecture: backbone.family.class_name(&settings.suffix),
             device: settings.load.device,
             leading: OnceLock::new(),
             report,

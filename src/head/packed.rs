@@ -3,12 +3,13 @@
 //! `x` has one entry for each token of the batch in its first dimension, `(tokens, ...)`; the dimensions behind it are kept.
 //! Everything is composed of picks and sums over an index, so that gradients reach each token that took part.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use crate::batch::Batch;
 use crate::error::{Result, What};
 use crate::model::encoder;
 use crate::tensor::arithmetic::as_float;
+use crate::tensor::loss::IGNORE_INDEX;
 use crate::tensor::reduce::{self, Extreme};
 use crate::tensor::rng::stream_hash;
 use crate::tensor::shape::{conflict, shown};
@@ -64,6 +65,24 @@ pub fn padded(x: &Tensor, batch: &Batch) -> Result<Tensor> {
     let inside = per_place(inside(batch), &[batch.n_rows(), batch.longest()], &repeated)?;
     let inside = inside.ne(0.0)?.broadcast_as(repeated.shape())?;
     Ok(inside.where_cond(&repeated, &repeated.zeros_like()?)?)
+}
+
+/// What stands behind each token in its row: `(tokens)` of whole numbers to `(tokens)`, with the ignored label where a row ends.
+///
+/// # Errors
+/// A first dimension that does not count the batch's tokens, or numbers that are not whole.
+pub fn next(labels: &Tensor, batch: &Batch) -> Result<Tensor> {
+    check(labels, batch, "next")?;
+    if labels.rank() != 1 || !labels.dtype().is_int() {
+        let got = shown(labels.dims());
+        return Err(conflict(format!("`next(batch)` takes one whole number a token, but got {got}")));
+    }
+    let mut values: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
+    values.rotate_left(1);
+    for &end in &batch.starts[1..] {
+        values[end - 1] = IGNORE_INDEX;
+    }
+    Ok(Tensor::from_vec(values, batch.n_tokens(), labels.device())?)
 }
 
 /// Dropout in the batch's draw: each element is 0 with probability `p`, else scaled by `1 / (1 - p)`; unchanged in evaluation.

@@ -23,6 +23,10 @@ pub struct Attention {
     pub key_lengths: Arc<[usize]>,
     /// The number of heads.
     pub n_heads: usize,
+    /// What the scores are multiplied by.
+    pub scale: f32,
+    /// Whether a token looks only at itself and those before it in its row.
+    pub is_causal: bool,
     /// Dropout, where a training step draws it.
     pub dropout: Option<AttentionDropout>,
 }
@@ -31,7 +35,7 @@ pub struct Attention {
 pub type AttentionDropout = (Arc<[Site]>, Arc<[TokenNumber]>);
 
 impl Attention {
-    /// `softmax(q k^T / sqrt(size)) v` for every row and head; all of `(tokens, heads * size)`, f32 on the CPU.
+    /// `softmax(scale q k^T) v` for every row and head; all of `(tokens, heads * size)`, f32 on the CPU.
     ///
     /// # Errors
     /// Those of the tensor operations.
@@ -65,16 +69,24 @@ impl Attention {
         let (start, length, keys) = self.sizes(row);
         scores.clear();
         scores.resize(length * keys, 0.0);
-        let scale = 1.0 / ((hidden / self.n_heads) as f32).sqrt();
         product(
             (scores, View::rows(length, keys)),
             (q, self.part(length, start, hidden, head)),
             (k, self.part(keys, start, hidden, head).t()),
-            scale,
+            self.scale,
             Write::Replace,
             Threads::One,
         );
-        softmax_rows(scores, keys);
+        if self.is_causal {
+            for (place, scores) in scores.chunks_exact_mut(keys).enumerate() {
+                let (seen, later) = scores.split_at_mut(keys.min(place + 1));
+                let n_seen = seen.len();
+                softmax_rows(seen, n_seen);
+                later.fill(0.0);
+            }
+        } else {
+            softmax_rows(scores, keys);
+        }
     }
 
     /// Start, number of tokens and number of keys of a row.
@@ -214,7 +226,7 @@ impl CustomOp3 for Attention {
 impl Attention {
     fn row_backward(&self, row: usize, hidden: usize, [q, k, v, g]: [&[f32]; 4], [dq, dk, dv]: [&mut [f32]; 3]) {
         let (start, length, keys) = self.sizes(row);
-        let scale = 1.0 / ((hidden / self.n_heads) as f32).sqrt();
+        let scale = self.scale;
         let square = View::rows(length, keys);
         let (mut p, mut dp, mut factors, mut dropped) = (Vec::new(), vec![0.0; length * keys], Vec::new(), Vec::new());
         for head in 0..self.n_heads {

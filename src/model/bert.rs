@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Result, What};
 use crate::model::config::ModelConfig;
-use crate::model::family::{EncoderConfig, EncoderNames, Family, MaskedLmHead, SequenceHead};
+use crate::model::family::{EncoderConfig, EncoderNames, Family, MaskedLmHead, Norms, SequenceHead};
+use crate::model::layers::Stored;
 use crate::tensor::ops::Activation;
 
 /// The BERT family.
@@ -14,6 +15,7 @@ pub static BERT: Family = Family {
     prefix: "bert",
     base_parts: &["embeddings", "encoder", "pooler"],
     names: NAMES,
+    buffers: &[],
     encoder_config,
     config_defaults,
     sequence_head,
@@ -24,8 +26,10 @@ pub static BERT: Family = Family {
         norm: "cls.predictions.transform.LayerNorm",
         activation: "hidden_act",
         bias: "cls.predictions.bias",
-        copies: &["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"],
+        decoder: "cls.predictions.decoder",
     }),
+    causal_lm_class: None,
+    copies: &["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"],
 };
 
 /// What BERT calls its parameters; its closer relatives do too.
@@ -33,16 +37,19 @@ pub(super) const NAMES: EncoderNames = EncoderNames {
     word: "embeddings.word_embeddings",
     position: "embeddings.position_embeddings",
     token_type: "embeddings.token_type_embeddings",
-    embedding_norm: "embeddings.LayerNorm",
+    embedding_norm: Some("embeddings.LayerNorm"),
     embedding_projection: "embeddings_project",
     query: "encoder.layer.{}.attention.self.query",
     key: "encoder.layer.{}.attention.self.key",
     value: "encoder.layer.{}.attention.self.value",
+    query_key_value: None,
     attention_output: "encoder.layer.{}.attention.output.dense",
     attention_norm: "encoder.layer.{}.attention.output.LayerNorm",
     intermediate: "encoder.layer.{}.intermediate.dense",
     output: "encoder.layer.{}.output.dense",
     output_norm: "encoder.layer.{}.output.LayerNorm",
+    final_norm: None,
+    stored: Stored::OutIn,
 };
 
 /// The sizes of BERT and of the families that share its configuration's keys.
@@ -70,11 +77,18 @@ pub(super) fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
         position_offset: 0,
         embedding_size: config.count("hidden_size", 1)?,
         n_token_types: config.count_or("type_vocab_size", 2)?,
+        token_types_are_tokens: false,
         layer_norm_eps: config.float_or("layer_norm_eps", 1e-12)?,
         activation: Activation::named(&config.string_or("hidden_act", "gelu")?)?,
+        embedding_dropout: config.probability_or("hidden_dropout_prob", 0.1)?,
         hidden_dropout: config.probability_or("hidden_dropout_prob", 0.1)?,
         attention_dropout: config.probability_or("attention_probs_dropout_prob", 0.1)?,
         initializer_range: config.float_or("initializer_range", 0.02)?,
+        residual_range: config.float_or("initializer_range", 0.02)?,
+        norms: Norms::After,
+        is_causal: false,
+        scales_scores: true,
+        scales_scores_by_layer: false,
     })
 }
 

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Result;
 use crate::model::config::ModelConfig;
-use crate::model::family::{EncoderConfig, EncoderNames, Family, MaskedLmHead, SequenceHead};
+use crate::model::family::{EncoderConfig, EncoderNames, Family, MaskedLmHead, Norms, SequenceHead};
+use crate::model::layers::Stored;
 use crate::tensor::ops::Activation;
 
 /// The DistilBERT family.
@@ -17,17 +18,21 @@ pub static DISTILBERT: Family = Family {
         word: "embeddings.word_embeddings",
         position: "embeddings.position_embeddings",
         token_type: "",
-        embedding_norm: "embeddings.LayerNorm",
+        embedding_norm: Some("embeddings.LayerNorm"),
         embedding_projection: "",
         query: "transformer.layer.{}.attention.q_lin",
         key: "transformer.layer.{}.attention.k_lin",
         value: "transformer.layer.{}.attention.v_lin",
+        query_key_value: None,
         attention_output: "transformer.layer.{}.attention.out_lin",
         attention_norm: "transformer.layer.{}.sa_layer_norm",
         intermediate: "transformer.layer.{}.ffn.lin1",
         output: "transformer.layer.{}.ffn.lin2",
         output_norm: "transformer.layer.{}.output_layer_norm",
+        final_norm: None,
+        stored: Stored::OutIn,
     },
+    buffers: &[],
     encoder_config,
     config_defaults,
     sequence_head,
@@ -38,8 +43,10 @@ pub static DISTILBERT: Family = Family {
         norm: "vocab_layer_norm",
         activation: "activation",
         bias: "vocab_projector.bias",
-        copies: &["vocab_projector.weight"],
+        decoder: "vocab_projector",
     }),
+    causal_lm_class: None,
+    copies: &["vocab_projector.weight"],
 };
 
 fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
@@ -55,11 +62,18 @@ fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
         position_offset: 0,
         embedding_size: hidden_size,
         n_token_types: 0,
+        token_types_are_tokens: false,
         layer_norm_eps: 1e-12,
         activation: Activation::named(&config.string_or("activation", "gelu")?)?,
+        embedding_dropout: config.probability_or("dropout", 0.1)?,
         hidden_dropout: config.probability_or("dropout", 0.1)?,
         attention_dropout: config.probability_or("attention_dropout", 0.1)?,
         initializer_range: config.float_or("initializer_range", 0.02)?,
+        residual_range: config.float_or("initializer_range", 0.02)?,
+        norms: Norms::After,
+        is_causal: false,
+        scales_scores: true,
+        scales_scores_by_layer: false,
     })
 }
 

@@ -1,25 +1,34 @@
-//! ELECTRA (Clark et al. 2020), the discriminator: BERT's encoder behind embeddings of a smaller size, no pooler.
+//! ELECTRA (Clark et al. 2020), discriminator and generator: BERT's encoder behind embeddings of a smaller size, no pooler.
 
 use serde_json::{Map, Value, json};
 
 use crate::error::Result;
 use crate::model::bert;
 use crate::model::config::ModelConfig;
-use crate::model::family::{EncoderConfig, Family, SequenceHead};
+use crate::model::family::{EncoderConfig, Family, MaskedLmHead, SequenceHead};
 
-/// The ELECTRA family. Its masked-language-model head belongs to the generator, which is another model.
+/// The ELECTRA family. The masked-language-model head is the generator's.
 pub static ELECTRA: Family = Family {
     model_type: "electra",
     class_prefix: "Electra",
     prefix: "electra",
     base_parts: &["embeddings", "embeddings_project", "encoder"],
     names: bert::NAMES,
+    buffers: &[],
     encoder_config,
     config_defaults,
     sequence_head,
     head_dropout: bert::head_dropout,
     qa_dropout: bert::no_dropout,
-    masked_lm_head: None,
+    masked_lm_head: Some(MaskedLmHead {
+        dense: "generator_predictions.dense",
+        norm: "generator_predictions.LayerNorm",
+        activation: ":gelu",
+        bias: "generator_lm_head.bias",
+        decoder: "generator_lm_head",
+    }),
+    causal_lm_class: None,
+    copies: &["generator_lm_head.weight"],
 };
 
 fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {

@@ -15,7 +15,7 @@ use crate::kernels::activation::activation;
 use crate::kernels::attention::Attention;
 use crate::kernels::dropout::{Site, TokenNumber};
 use crate::kernels::{self, residual};
-use crate::model::family::{EncoderConfig, Family};
+use crate::model::family::{EncoderConfig, Family, Norms};
 use crate::model::layers::{Bias, Embedding, LayerNorm, Linear};
 use crate::model::parameters::Builder;
 use crate::tensor::ops;
@@ -28,21 +28,32 @@ pub struct Encoder {
     word: Embedding,
     position: Embedding,
     token_type: Option<Embedding>,
-    norm: LayerNorm,
+    norm: Option<LayerNorm>,
     projection: Option<Linear>,
     layers: Vec<Layer>,
+    final_norm: Option<LayerNorm>,
 }
 
 #[derive(Debug)]
 struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    projections: Projections,
     attention_output: Linear,
     attention_norm: LayerNorm,
     intermediate: Linear,
     output: Linear,
     output_norm: LayerNorm,
+}
+
+/// What makes queries, keys and values.
+#[derive(Debug)]
+enum Projections {
+    Apart {
+        query: Linear,
+        key: Linear,
+        value: Linear,
+    },
+    /// One product for the three, in this order.
+    Together(Linear),
 }
 
 /// What a forward needs of its batch, made once for all layers.
@@ -94,7 +105,10 @@ impl Encoder {
             entries => Some(table(names.token_type, entries)?),
         };
         let width = config.embedding_size;
-        let embedding_norm = LayerNorm::new(builder, &full(names.embedding_norm), width, config.layer_norm_eps)?;
+        let embedding_norm = match names.embedding_norm {
+            Some(name) => Some(LayerNorm::new(builder, &full(name), width, config.layer_norm_eps)?),
+            None => None,
+        };
         let projection = if width == hidden {
             None
         } else {
@@ -103,19 +117,32 @@ impl Encoder {
         let mut layers = Vec::with_capacity(config.n_layers);
         for number in 0..config.n_layers {
             let name = |pattern: &str| full(&pattern.replace("{}", &number.to_string()));
-            let linear = |pattern: &str, sizes| Linear::new(builder, &name(pattern), sizes, deviation, Bias::Yes);
+            let matrix = |pattern: &str, sizes, deviation| {
+                Linear::stored(builder, &name(pattern), sizes, deviation, names.stored)
+            };
+            let linear = |pattern: &str, sizes| matrix(pattern, sizes, deviation);
+            let projections = match names.query_key_value {
+                Some(pattern) => Projections::Together(linear(pattern, (hidden, 3 * hidden))?),
+                None => Projections::Apart {
+                    query: linear(names.query, (hidden, hidden))?,
+                    key: linear(names.key, (hidden, hidden))?,
+                    value: linear(names.value, (hidden, hidden))?,
+                },
+            };
             layers.push(Layer {
-                query: linear(names.query, (hidden, hidden))?,
-                key: linear(names.key, (hidden, hidden))?,
-                value: linear(names.value, (hidden, hidden))?,
-                attention_output: linear(names.attention_output, (hidden, hidden))?,
+                projections,
+                attention_output: matrix(names.attention_output, (hidden, hidden), config.residual_range)?,
                 attention_norm: norm(&name(names.attention_norm))?,
                 intermediate: linear(names.intermediate, (hidden, config.intermediate_size))?,
-                output: linear(names.output, (config.intermediate_size, hidden))?,
+                output: matrix(names.output, (config.intermediate_size, hidden), config.residual_range)?,
                 output_norm: norm(&name(names.output_norm))?,
             });
         }
-        Ok(Encoder { config, word, position, token_type, norm: embedding_norm, projection, layers })
+        let final_norm = match names.final_norm {
+            Some(name) => Some(norm(&full(name))?),
+            None => None,
+        };
+        Ok(Encoder { config, word, position, token_type, norm: embedding_norm, projection, layers, final_norm })
     }
 
     /// The sizes and rates.
@@ -135,33 +162,31 @@ impl Encoder {
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.check(batch)?;
         let forward = Forward::new(batch, self.word.weight.var().as_tensor())?;
-        let mut x = self.look_up(&batch.input_ids)?; // (tokens, hidden)
+        let padding = self.config.padding_idx;
+        let mut x = look_up(&self.word, &batch.input_ids, padding)?; // (tokens, hidden)
         if let Some(token_type) = &self.token_type {
             x = (x + token_type.forward(&batch.token_type_ids)?)?;
         }
-        x = (x + self.position.forward(&self.positions(batch)?)?)?;
-        x = self.norm.forward(&x)?;
-        x = self.dropout(x, &forward, "embeddings")?;
+        if self.config.token_types_are_tokens && batch.has_token_types {
+            x = (x + self.word.forward(&batch.token_type_ids)?)?;
+        }
+        // RoBERTa's position table has a padding entry of its own.
+        let padding = padding.filter(|_| self.config.position_offset > 0);
+        x = (x + look_up(&self.position, &self.positions(batch)?, padding)?)?;
+        if let Some(norm) = &self.norm {
+            x = norm.forward(&x)?;
+        }
+        x = self.dropout(x, self.config.embedding_dropout, &forward, "embeddings")?;
         if let Some(projection) = &self.projection {
             x = projection.forward(&x)?; // (tokens, embedding) to (tokens, hidden)
         }
         for (number, layer) in self.layers.iter().enumerate() {
             x = self.layer(layer, number, x, &forward)?;
         }
-        Ok(x)
-    }
-
-    /// The vectors of tokens, `(tokens, hidden)`. As in PyTorch, looking up padding gives its entry no gradient.
-    fn look_up(&self, ids: &Tensor) -> Result<Tensor> {
-        let x = self.word.forward(ids)?;
-        let Some(padding) = self.config.padding_idx else { return Ok(x) };
-        let is_token: Vec<f32> = ids.to_vec1::<u32>()?.iter().map(|&id| f32::from(u8::from(id != padding))).collect();
-        if !is_token.contains(&0.0) {
-            return Ok(x);
+        match &self.final_norm {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
         }
-        let keep = Tensor::from_vec(is_token, (ids.elem_count(), 1), ids.device())?.to_dtype(x.dtype())?;
-        let constant = x.detach().broadcast_mul(&keep.affine(-1.0, 1.0)?)?;
-        Ok((x.broadcast_mul(&keep)? + constant)?)
     }
 
     /// The entries of the position table. RoBERTa counts from behind its padding index, and padding itself has that index.
@@ -179,28 +204,63 @@ impl Encoder {
     }
 
     fn layer(&self, layer: &Layer, number: usize, x: Tensor, forward: &Forward<'_>) -> Result<Tensor> {
-        let attended = self.attention(layer, number, &x, forward)?; // (tokens, hidden)
-        let attended = layer.attention_output.forward(&attended)?;
-        let attended = self.dropout(attended, forward, &format!("layer.{number}.attention.output"))?;
-        let x = layer.attention_norm.forward(&(attended + x)?)?;
-        let wide = activation(&layer.intermediate.forward(&x)?, self.config.activation)?; // (tokens, intermediate)
-        let narrow = self.dropout(layer.output.forward(&wide)?, forward, &format!("layer.{number}.output"))?;
-        layer.output_norm.forward(&(narrow + x)?)
+        let attend = |x: &Tensor| -> Result<Tensor> {
+            let attended = layer.attention_output.forward(&self.attention(layer, number, x, forward)?)?;
+            let site = format!("layer.{number}.attention.output");
+            self.dropout(attended, self.config.hidden_dropout, forward, &site)
+        };
+        let feed = |x: &Tensor| -> Result<Tensor> {
+            let wide = activation(&layer.intermediate.forward(x)?, self.config.activation)?; // (tokens, intermediate)
+            let site = format!("layer.{number}.output");
+            self.dropout(layer.output.forward(&wide)?, self.config.hidden_dropout, forward, &site)
+        };
+        match self.config.norms {
+            Norms::After => {
+                let x = layer.attention_norm.forward(&(attend(&x)? + x)?)?;
+                layer.output_norm.forward(&(feed(&x)? + x)?)
+            }
+            Norms::Before => {
+                let x = (attend(&layer.attention_norm.forward(&x)?)? + x)?;
+                Ok((feed(&layer.output_norm.forward(&x)?)? + x)?)
+            }
+        }
+    }
+
+    /// Queries, keys and values, each `(tokens, hidden)`.
+    fn projections(&self, layer: &Layer, x: &Tensor) -> Result<[Tensor; 3]> {
+        match &layer.projections {
+            Projections::Apart { query, key, value } => Ok([query.forward(x)?, key.forward(x)?, value.forward(x)?]),
+            Projections::Together(linear) => {
+                let (all, hidden) = (linear.forward(x)?, self.config.hidden_size); // (tokens, 3 * hidden)
+                let part = |number: usize| all.narrow(1, number * hidden, hidden);
+                Ok([part(0)?, part(1)?, part(2)?])
+            }
+        }
     }
 
     fn attention(&self, layer: &Layer, number: usize, x: &Tensor, forward: &Forward<'_>) -> Result<Tensor> {
+        let [query, key, value] = self.projections(layer, x)?;
         match &forward.attention {
-            View::Padded(view) => self.padded_attention(layer, number, x, forward, view),
+            View::Padded(view) => self.padded_attention(number, [&query, &key, &value], forward, view),
             View::Packed { starts, key_lengths } => {
                 let attention = Attention {
                     starts: starts.clone(),
                     key_lengths: key_lengths.clone(),
                     n_heads: self.config.n_heads,
+                    scale: self.scale(number) as f32,
+                    is_causal: self.config.is_causal,
                     dropout: self.attention_sites(number, forward.batch).map(|sites| (sites, forward.numbers.clone())),
                 };
-                attention.apply(&layer.query.forward(x)?, &layer.key.forward(x)?, &layer.value.forward(x)?)
+                attention.apply(&query, &key, &value)
             }
         }
+    }
+
+    /// What a layer's attention scores are multiplied by.
+    fn scale(&self, number: usize) -> f64 {
+        let width = (self.config.hidden_size / self.config.n_heads) as f64;
+        let by_width = if self.config.scales_scores { 1.0 / width.sqrt() } else { 1.0 };
+        if self.config.scales_scores_by_layer { by_width / (number + 1) as f64 } else { by_width }
     }
 
     /// The sites of a layer's attention weights: one a head.
@@ -215,22 +275,24 @@ impl Encoder {
 
     fn padded_attention(
         &self,
-        layer: &Layer,
         number: usize,
-        x: &Tensor,
+        [query, key, value]: [&Tensor; 3],
         forward: &Forward<'_>,
         view: &PaddedView,
     ) -> Result<Tensor> {
         let (heads, size) = (self.config.n_heads, self.config.hidden_size / self.config.n_heads);
-        let split = |linear: &Linear| -> Result<Tensor> {
-            let padded = linear.forward(x)?.index_select(&view.padded, 0)?; // (rows * longest, hidden)
+        let split = |x: &Tensor| -> Result<Tensor> {
+            let padded = x.contiguous()?.index_select(&view.padded, 0)?; // (rows * longest, hidden)
             let apart = padded.reshape((view.rows, view.longest, heads, size))?;
             Ok(apart.transpose(1, 2)?.contiguous()?) // (rows, heads, longest, size)
         };
-        let (query, key, value) = (split(&layer.query)?, split(&layer.key)?, split(&layer.value)?);
-        let mut scores = (query.matmul(&key.t()?)? * (1.0 / (size as f64).sqrt()))?; // (rows, heads, longest, longest)
+        let (query, key, value) = (split(query)?, split(key)?, split(value)?);
+        let mut scores = (query.matmul(&key.t()?)? * self.scale(number))?; // (rows, heads, longest, longest)
         if let Some(mask) = &view.mask {
             scores = scores.broadcast_add(mask)?;
+        }
+        if self.config.is_causal {
+            scores = scores.broadcast_add(&later_tokens(view.longest, scores.device())?)?;
         }
         let mut weights = ops::softmax(&scores, 3)?;
         if let Some(factors) = self.attention_factors(number, forward, view)? {
@@ -259,8 +321,7 @@ impl Encoder {
         Ok(Some(Tensor::from_vec(factors, shape, view.padded.device())?))
     }
 
-    fn dropout(&self, x: Tensor, forward: &Forward<'_>, site: &str) -> Result<Tensor> {
-        let p = self.config.hidden_dropout;
+    fn dropout(&self, x: Tensor, p: f64, forward: &Forward<'_>, site: &str) -> Result<Tensor> {
         let Some(draw) = forward.batch.draw.filter(|_| p > 0.0) else { return Ok(x) };
         residual::dropout(&x, Site::new(draw.seed, draw.step, stream_hash(site), p), &forward.numbers)
     }
@@ -284,7 +345,7 @@ impl Encoder {
             ),
             (
                 batch.largest.token_type,
-                config.n_token_types.max(1),
+                if config.token_types_are_tokens { config.vocab_size } else { config.n_token_types.max(1) },
                 "token type",
                 "the segment table",
                 "is it the tokenizer of this model?",
@@ -304,6 +365,25 @@ impl Encoder {
         }
         Ok(())
     }
+}
+
+/// The vectors of ids, `(tokens, hidden)`. As in PyTorch, looking up padding gives its entry no gradient.
+fn look_up(table: &Embedding, ids: &Tensor, padding: Option<u32>) -> Result<Tensor> {
+    let x = table.forward(ids)?;
+    let Some(padding) = padding else { return Ok(x) };
+    let is_token: Vec<f32> = ids.to_vec1::<u32>()?.iter().map(|&id| f32::from(u8::from(id != padding))).collect();
+    if !is_token.contains(&0.0) {
+        return Ok(x);
+    }
+    let keep = Tensor::from_vec(is_token, (ids.elem_count(), 1), ids.device())?.to_dtype(x.dtype())?;
+    let constant = x.detach().broadcast_mul(&keep.affine(-1.0, 1.0)?)?;
+    Ok((x.broadcast_mul(&keep)? + constant)?)
+}
+
+/// Very low numbers where a key stands behind its query, else 0: `(longest, longest)`.
+fn later_tokens(longest: usize, device: &Device) -> Result<Tensor> {
+    let place = |query: usize| (0..longest).map(move |key| if key <= query { 0.0f32 } else { -1e30 });
+    Ok(Tensor::from_vec((0..longest).flat_map(place).collect::<Vec<_>>(), (longest, longest), device)?)
 }
 
 /// Dropout of `x` `(tokens, width)` or `(rows, width)` at the site `name` in the batch's draw; unchanged in evaluation.

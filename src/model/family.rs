@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result, What, nearest};
 use crate::model::config::ModelConfig;
-use crate::model::{bert, distilbert, electra, roberta};
+use crate::model::layers::Stored;
+use crate::model::{bert, distilbert, electra, gpt2, roberta};
 use crate::tensor::ops::Activation;
 
 /// A model family.
@@ -23,6 +24,8 @@ pub struct Family {
     pub base_parts: &'static [&'static str],
     /// What the encoder's parameters are called, below the prefix.
     pub names: EncoderNames,
+    /// Ends of the names of stored tensors that are no parameters.
+    pub buffers: &'static [&'static str],
     /// Reads the configuration.
     pub encoder_config: fn(&ModelConfig) -> Result<EncoderConfig>,
     /// The keys that Hugging Face writes for this family, with its defaults.
@@ -35,6 +38,10 @@ pub struct Family {
     pub qa_dropout: fn(&ModelConfig) -> Result<f64>,
     /// The masked-language-model head, where the family has one.
     pub masked_lm_head: Option<MaskedLmHead>,
+    /// The class of its causal language model, where the family has one.
+    pub causal_lm_class: Option<&'static str>,
+    /// Names of the checkpoint that are copies of tied tensors, where `tie_word_embeddings` holds.
+    pub copies: &'static [&'static str],
 }
 
 /// What the encoder is made of, the same words for all families.
@@ -60,16 +67,39 @@ pub struct EncoderConfig {
     pub embedding_size: usize,
     /// Entries of the segment table; 0 means the family has none.
     pub n_token_types: usize,
+    /// Whether segments, where a row has them, are looked up in the token table: GPT-2's way.
+    pub token_types_are_tokens: bool,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: f64,
     /// Between the two feed-forward products.
     pub activation: Activation,
-    /// Drop probability of embeddings and of both outputs of a layer.
+    /// Drop probability of embeddings.
+    pub embedding_dropout: f64,
+    /// Drop probability of both outputs of a layer.
     pub hidden_dropout: f64,
     /// Drop probability of attention probabilities.
     pub attention_dropout: f64,
     /// Standard deviation of new matrices.
     pub initializer_range: f64,
+    /// Standard deviation of new matrices that end a part of a layer.
+    pub residual_range: f64,
+    /// Where the layer norms stand.
+    pub norms: Norms,
+    /// Whether a token sees only itself and those before it.
+    pub is_causal: bool,
+    /// Whether attention scores are divided by the square root of a head's width.
+    pub scales_scores: bool,
+    /// Whether attention scores are divided by the number of the layer, counted from 1.
+    pub scales_scores_by_layer: bool,
+}
+
+/// Where the layer norms of a layer stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norms {
+    /// Behind each residual sum: BERT.
+    After,
+    /// Before each part, and once more behind the last layer: GPT-2.
+    Before,
 }
 
 impl EncoderConfig {
@@ -88,8 +118,8 @@ pub struct EncoderNames {
     pub position: &'static str,
     /// Segment table.
     pub token_type: &'static str,
-    /// Layer norm of the embeddings.
-    pub embedding_norm: &'static str,
+    /// Layer norm of the embeddings, where there is one.
+    pub embedding_norm: Option<&'static str>,
     /// Projection from the embedding size to the hidden size, where they differ.
     pub embedding_projection: &'static str,
     /// Query projection.
@@ -98,6 +128,8 @@ pub struct EncoderNames {
     pub key: &'static str,
     /// Value projection.
     pub value: &'static str,
+    /// Query, key and value in one product, in place of the three.
+    pub query_key_value: Option<&'static str>,
     /// Projection of the attention's output.
     pub attention_output: &'static str,
     /// Layer norm after attention.
@@ -108,6 +140,10 @@ pub struct EncoderNames {
     pub output: &'static str,
     /// Layer norm after the feed-forward part.
     pub output_norm: &'static str,
+    /// Layer norm behind the last layer, where there is one.
+    pub final_norm: Option<&'static str>,
+    /// How the matrices of the layers are stored.
+    pub stored: Stored,
 }
 
 /// A classification head: a token's vector, perhaps through one dense layer, to the labels.
@@ -129,7 +165,8 @@ pub struct SequenceHead {
     pub out_bias: bool,
 }
 
-/// A masked-language-model head: dense, activation, layer norm, then the token table as last layer with a bias of its own.
+/// A masked-language-model head: dense (to the width of the token table), activation, layer norm, then the token table as
+/// last layer with a bias of its own, or a matrix of its own where `tie_word_embeddings` is false.
 #[derive(Clone, Copy, Debug)]
 pub struct MaskedLmHead {
     /// The dense layer's full name.
@@ -140,12 +177,15 @@ pub struct MaskedLmHead {
     pub activation: &'static str,
     /// The last layer's bias.
     pub bias: &'static str,
-    /// Names of the checkpoint that are copies of tied tensors.
-    pub copies: &'static [&'static str],
+    /// The last layer's name, where it is a layer of its own.
+    pub decoder: &'static str,
 }
 
-static FAMILIES: [&Family; 5] =
-    [&bert::BERT, &roberta::ROBERTA, &roberta::XLM_ROBERTA, &distilbert::DISTILBERT, &electra::ELECTRA];
+/// What follows `AutoModel` in the name of the class of causal language models.
+pub const CAUSAL_LM: &str = "ForCausalLM";
+
+static FAMILIES: [&Family; 6] =
+    [&bert::BERT, &roberta::ROBERTA, &roberta::XLM_ROBERTA, &distilbert::DISTILBERT, &electra::ELECTRA, &gpt2::GPT2];
 
 /// The family of a configuration.
 ///
@@ -190,11 +230,18 @@ impl Family {
         if !prefixed && self.base_parts.contains(&first) {
             name = format!("{}.{name}", self.prefix);
         }
-        let copies = self.masked_lm_head.map_or(&[][..], |head| head.copies);
-        if name.ends_with(".position_ids") || copies.contains(&name.as_str()) {
+        if name.ends_with(".position_ids") || self.buffers.iter().any(|end| name.ends_with(end)) {
             return None;
         }
         Some(name)
+    }
+
+    /// The class of this family's models that ends in `suffix`, for example `BertForSequenceClassification`.
+    pub fn class_name(&self, suffix: &str) -> String {
+        match self.causal_lm_class {
+            Some(name) if suffix == CAUSAL_LM => name.to_string(),
+            _ => format!("{}{suffix}", self.class_prefix),
+        }
     }
 
     /// Whether a parameter belongs to the encoder, which a checkpoint must have in full.

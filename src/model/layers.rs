@@ -11,10 +11,21 @@ use crate::model::parameters::{Builder, Init, Parameter};
 /// `x W^T + b`.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// `(out, in)`.
+    /// `(out, in)`, or `(in, out)` where it is stored so.
     pub weight: Arc<Parameter>,
     /// `(out)`.
     pub bias: Option<Arc<Parameter>>,
+    /// How the weight is stored.
+    pub stored: Stored,
+}
+
+/// How the matrix of a linear layer is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// `(out, in)`, as torch's `Linear`.
+    OutIn,
+    /// `(in, out)`, as Hugging Face's `Conv1D`.
+    InOut,
 }
 
 impl Linear {
@@ -34,7 +45,27 @@ impl Linear {
             Bias::Yes => Some(builder.make(&format!("{name}.bias"), &[n_out], Init::Zeros)?),
             Bias::No => None,
         };
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, bias, stored: Stored::OutIn })
+    }
+
+    /// Makes `NAME.weight` (normal, `deviation`), stored in either way, and `NAME.bias` (zeros).
+    ///
+    /// # Errors
+    /// Those of [`Builder::make`].
+    pub fn stored(
+        builder: &Builder,
+        name: &str,
+        (n_in, n_out): (usize, usize),
+        deviation: f64,
+        stored: Stored,
+    ) -> Result<Self> {
+        let shape = match stored {
+            Stored::OutIn => [n_out, n_in],
+            Stored::InOut => [n_in, n_out],
+        };
+        let weight = builder.make(&format!("{name}.weight"), &shape, Init::Normal(deviation))?;
+        let bias = Some(builder.make(&format!("{name}.bias"), &[n_out], Init::Zeros)?);
+        Ok(Linear { weight, bias, stored })
     }
 
     /// `(..., in)` to `(..., out)`.
@@ -43,7 +74,11 @@ impl Linear {
     /// A last dimension other than `in`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(|bias| bias.tensor());
-        kernels::linear::linear(x, &self.weight.tensor(), bias.as_ref())
+        let weight = match self.stored {
+            Stored::OutIn => self.weight.tensor(),
+            Stored::InOut => self.weight.tensor().t()?,
+        };
+        kernels::linear::linear(x, &weight, bias.as_ref())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod distilbert;
 pub mod electra;
 pub mod encoder;
 pub mod family;
+pub mod gpt2;
 pub mod layers;
 pub mod parameters;
 pub mod roberta;

@@ -15,12 +15,15 @@ pub static ROBERTA: Family = Family {
     prefix: "roberta",
     base_parts: &["embeddings", "encoder", "pooler"],
     names: bert::NAMES,
+    buffers: &[],
     encoder_config,
     config_defaults: || config_defaults("roberta"),
     sequence_head,
     head_dropout: bert::head_dropout,
     qa_dropout: bert::no_dropout,
     masked_lm_head: Some(LM_HEAD),
+    causal_lm_class: None,
+    copies: &["lm_head.decoder.weight", "lm_head.decoder.bias"],
 };
 
 /// The XLM-RoBERTa family: RoBERTa with another vocabulary.
@@ -30,12 +33,15 @@ pub static XLM_ROBERTA: Family = Family {
     prefix: "roberta",
     base_parts: &["embeddings", "encoder", "pooler"],
     names: bert::NAMES,
+    buffers: &[],
     encoder_config,
     config_defaults: || config_defaults("xlm-roberta"),
     sequence_head,
     head_dropout: bert::head_dropout,
     qa_dropout: bert::no_dropout,
     masked_lm_head: Some(LM_HEAD),
+    causal_lm_class: None,
+    copies: &["lm_head.decoder.weight", "lm_head.decoder.bias"],
 };
 
 const LM_HEAD: MaskedLmHead = MaskedLmHead {
@@ -43,7 +49,7 @@ const LM_HEAD: MaskedLmHead = MaskedLmHead {
     norm: "lm_head.layer_norm",
     activation: ":gelu",
     bias: "lm_head.bias",
-    copies: &["lm_head.decoder.weight", "lm_head.decoder.bias"],
+    decoder: "lm_head.decoder",
 };
 
 fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {

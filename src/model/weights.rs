@@ -45,23 +45,23 @@ impl Weights {
         Weights::default()
     }
 
-    /// Opens the checkpoint in `folder`.
+    /// Opens the checkpoint in `folder`. Copies of tied tensors are left out where `is_tied`.
     ///
     /// # Errors
     /// A folder without safetensors, or files that are broken.
-    pub fn open(folder: &Folder, family: &Family) -> Result<Self> {
+    pub fn open(folder: &Folder, family: &Family, is_tied: bool) -> Result<Self> {
         let mut weights = Weights::default();
         for file in shard_files(folder)? {
             let bytes = folder.read(&file)?.ok_or_else(|| {
                 Error::new(What::NotFound { kind: "file", name: folder.join(&file).display().to_string() })
                     .hint("the index names a shard that is not there; fetch the model again")
             })?;
-            weights.add(bytes, family).map_err(|error| error.at(Place::file(folder.join(&file))))?;
+            weights.add(bytes, family, is_tied).map_err(|error| error.at(Place::file(folder.join(&file))))?;
         }
         Ok(weights)
     }
 
-    fn add(&mut self, bytes: Cow<'static, [u8]>, family: &Family) -> Result<()> {
+    fn add(&mut self, bytes: Cow<'static, [u8]>, family: &Family, is_tied: bool) -> Result<()> {
         let (header, metadata): (usize, Metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
             let problem = format!("{error} ({} bytes in the file)", bytes.len());
             Error::new(What::Malformed { format: "safetensors".into(), problem })
@@ -72,7 +72,8 @@ impl Weights {
         let mut names: Vec<_> = tensors.into_iter().collect();
         names.sort_by_key(|(_, info)| info.data_offsets);
         for (stored, info) in names {
-            if let Some(name) = family.canonical_name(&stored, prefixed) {
+            let name = family.canonical_name(&stored, prefixed);
+            if let Some(name) = name.filter(|name| !(is_tied && family.copies.contains(&name.as_str()))) {
                 let entry = Entry { stored_name: stored, shard: self.shards.len(), info: info.clone() };
                 self.entries.insert(name, entry);
             }

@@ -266,7 +266,11 @@ fn verify(folder: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// Weights that are missing or of another shape.
 pub fn load_weights(model: &Model, folder: &Path) -> Result<()> {
-    let weights = Weights::open(&Folder::Disk(folder.to_path_buf()), model.family())?;
+    let weights = Weights::open(
+        &Folder::Disk(folder.to_path_buf()),
+        model.family(),
+        model.config().bool_or("tie_word_embeddings", true)?,
+    )?;
     for parameter in model.parameters().all() {
         let (name, var) = (parameter.name(), parameter.var());
         if weights.shape(name).map(Vec::as_slice) != Some(var.dims()) {

@@ -54,9 +54,12 @@ pub fn config_map(config: &ModelConfig) -> Result<Dynamic> {
         map.insert(key.as_str().into(), to_dynamic(&Value::from(value)));
     }
     let sizes = (family.encoder_config)(config)?;
-    for (key, size) in
-        [("vocab_size", sizes.vocab_size), ("hidden_size", sizes.hidden_size), ("num_labels", config.num_labels()?)]
-    {
+    for (key, size) in [
+        ("vocab_size", sizes.vocab_size),
+        ("hidden_size", sizes.hidden_size),
+        ("embedding_size", sizes.embedding_size),
+        ("num_labels", config.num_labels()?),
+    ] {
         map.insert(key.into(), Dynamic::from(size as i64));
     }
     let names = config.label_names()?.into_iter().map(Dynamic::from).collect();
@@ -76,6 +79,8 @@ pub fn config_map(config: &ModelConfig) -> Result<Dynamic> {
     ];
     map.insert("sequence_head".into(), named(sequence_head));
     map.insert("qa_dropout".into(), Dynamic::from((family.qa_dropout)(config)?));
+    map.insert("is_causal".into(), sizes.is_causal.into());
+    map.insert("tie_word_embeddings".into(), config.bool_or("tie_word_embeddings", true)?.into());
     if let Some(head) = family.masked_lm_head {
         let activation = match head.activation.strip_prefix(':') {
             Some(name) => name.to_string(),
@@ -86,6 +91,7 @@ pub fn config_map(config: &ModelConfig) -> Result<Dynamic> {
             ("norm", head.norm.into()),
             ("activation", activation.into()),
             ("bias", head.bias.into()),
+            ("decoder", head.decoder.into()),
         ];
         map.insert("masked_lm_head".into(), named(parts));
     }
