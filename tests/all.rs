@@ -8,6 +8,7 @@ mod callbacks;
 mod cli;
 mod data;
 mod data_formats;
+mod data_packed;
 mod dataset_script;
 mod determinism;
 mod evaluating;

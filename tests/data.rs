@@ -64,7 +64,7 @@ fn folder() -> (tempfile::TempDir, Places) {
         ("parts/train-0.jsonl", numbers(2)),
         ("parts/train-1.jsonl", numbers(2)),
         ("notes/notes.md", "notes".into()),
-        ("later/train.parquet", "PAR1".into()),
+        ("later/train.arrow", "PAR1".into()),
         ("odd.dat", "i\tj\n1\t2\n".into()),
         ("lines.json", numbers(2)),
         ("broken.jsonl", "{\"i\": 1}\n{\"i\": oops}\n".into()),
@@ -190,12 +190,12 @@ fn names_and_slices_that_are_wrong_are_explained() {
         (
             "notes",
             LoadOptions::default(),
-            "the folder `notes` holds no data files | it reads .jsonl, .json, .csv, .tsv and .txt files; name others with `data_files`",
+            "the folder `notes` holds no data files | none has an ending that is read, such as .jsonl, .csv or .parquet; name others with `data_files`",
         ),
         (
             "later",
             LoadOptions::default(),
-            "the format of `.parquet` files is not supported (later/train.parquet) | it reads JSON Lines (.jsonl), JSON (.json), CSV (.csv), TSV (.tsv) and plain text (.txt)",
+            "the format of `.arrow` files is not supported (later/train.arrow) | save its rows as JSON Lines, CSV or Parquet",
         ),
         (
             "many",

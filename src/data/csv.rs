@@ -81,7 +81,7 @@ pub fn parse(text: &str, path: &Path, separator: Separator) -> Result<Parsed> {
         let cells = names.iter().zip(&types).zip(record).map(|((name, kind), cell)| (name.clone(), kind.read(cell)));
         cells.collect()
     };
-    Ok(Parsed { rows: records.iter().map(row).collect(), lines: numbers.split_off(1) })
+    Ok(Parsed { rows: records.iter().map(row).collect(), lines: numbers.split_off(1), ..Parsed::default() })
 }
 
 fn builder(separator: Separator) -> ReaderBuilder {

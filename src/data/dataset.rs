@@ -23,6 +23,7 @@ struct Parts {
     columns: Arc<[String]>,
     rows: Arc<[Row]>,
     origins: Option<Origins>,
+    classes: Arc<Classes>,
 }
 
 /// Where the rows came from: an index into `files` and a line from one for each row; line 0 is unknown.
@@ -41,6 +42,9 @@ struct Origin {
 /// A row that was made in memory.
 const NOWHERE: Origin = Origin { file: u32::MAX, line: 0 };
 
+/// The names of the classes that a column's numbers stand for, in the order of the numbers, by column.
+pub type Classes = IndexMap<String, Arc<[String]>>;
+
 /// What a format makes of one file.
 #[derive(Debug, Default)]
 pub struct Parsed {
@@ -48,6 +52,8 @@ pub struct Parsed {
     pub rows: Vec<IndexMap<String, Value>>,
     /// The line each row begins on, from one; 0 where it is unknown.
     pub lines: Vec<u32>,
+    /// The names of classes that the file states, of columns that hold their numbers or lists of them.
+    pub classes: Classes,
 }
 
 impl Dataset {
@@ -58,7 +64,7 @@ impl Dataset {
 
     /// A data set of rows that exist already.
     pub fn from_shared_rows(name: impl Into<Arc<str>>, rows: Vec<Row>) -> Self {
-        build(name.into(), rows, None)
+        build(name.into(), rows, None, Arc::default())
     }
 
     /// A data set of the rows of one file.
@@ -67,7 +73,7 @@ impl Dataset {
             files: Arc::new([path.to_path_buf()]),
             rows: parsed.lines.into_iter().map(|line| Origin { file: 0, line }).collect(),
         };
-        build(name.into(), parsed.rows.into_iter().map(Arc::new).collect(), Some(origins))
+        build(name.into(), parsed.rows.into_iter().map(Arc::new).collect(), Some(origins), Arc::new(parsed.classes))
     }
 
     /// What messages call it: a path, or `std/reviews[train]`.
@@ -78,9 +84,9 @@ impl Dataset {
     /// The same rows under another name.
     #[must_use]
     pub fn named(&self, name: impl Into<Arc<str>>) -> Self {
-        let Parts { columns, rows, origins, .. } = &*self.0;
-        let (columns, rows, origins) = (columns.clone(), rows.clone(), origins.clone());
-        Dataset(Arc::new(Parts { name: name.into(), columns, rows, origins }))
+        let Parts { columns, rows, origins, classes, .. } = &*self.0;
+        let (columns, rows, origins, classes) = (columns.clone(), rows.clone(), origins.clone(), classes.clone());
+        Dataset(Arc::new(Parts { name: name.into(), columns, rows, origins, classes }))
     }
 
     /// The number of rows.
@@ -111,6 +117,19 @@ impl Dataset {
     /// Whether there is a column `name`.
     pub fn has_column(&self, name: &str) -> bool {
         self.0.columns.iter().any(|column| column == name)
+    }
+
+    /// The names of the classes that the numbers of a column stand for, where the data set's files say them.
+    pub fn class_names(&self, column: &str) -> Option<&[String]> {
+        self.0.classes.get(column).filter(|_| self.has_column(column)).map(|names| &**names)
+    }
+
+    /// The same rows with other names of classes.
+    #[must_use]
+    pub(super) fn with_classes(&self, classes: Classes) -> Dataset {
+        let Parts { name, columns, rows, origins, .. } = &*self.0;
+        let (name, columns, rows, origins) = (name.clone(), columns.clone(), rows.clone(), origins.clone());
+        Dataset(Arc::new(Parts { name, columns, rows, origins, classes: Arc::new(classes) }))
     }
 
     /// The values of one column.
@@ -200,7 +219,8 @@ impl Dataset {
     /// New rows with the same columns; `sources` says which old row each came from.
     fn with_rows(&self, rows: Arc<[Row]>, sources: &[usize]) -> Dataset {
         let origins = self.origins_of(sources);
-        Dataset(Arc::new(Parts { name: self.0.name.clone(), columns: self.0.columns.clone(), rows, origins }))
+        let (name, columns, classes) = (self.0.name.clone(), self.0.columns.clone(), self.0.classes.clone());
+        Dataset(Arc::new(Parts { name, columns, rows, origins, classes }))
     }
 
     fn origins_of(&self, sources: &[usize]) -> Option<Origins> {
@@ -225,7 +245,12 @@ impl Dataset {
     #[must_use]
     pub fn concat(&self, other: &Dataset) -> Dataset {
         let rows = self.0.rows.iter().chain(other.0.rows.iter()).cloned().collect();
-        build(self.0.name.clone(), rows, self.joined_origins(other))
+        let mut classes = Classes::clone(&self.0.classes);
+        classes.retain(|column, names| other.class_names(column).is_none_or(|others| others == &**names));
+        for (column, names) in other.0.classes.iter().filter(|(column, _)| !self.has_column(column)) {
+            classes.insert(column.clone(), names.clone());
+        }
+        build(self.0.name.clone(), rows, self.joined_origins(other), Arc::new(classes))
     }
 
     fn joined_origins(&self, other: &Dataset) -> Option<Origins> {
@@ -257,7 +282,7 @@ impl Dataset {
             rows.extend(change(index, row)?);
             sources.resize(rows.len(), index);
         }
-        Ok(build(self.0.name.clone(), rows, self.origins_of(&sources)))
+        Ok(build(self.0.name.clone(), rows, self.origins_of(&sources), self.0.classes.clone()))
     }
 
     /// Keeps the rows for which `keep` says so. The error is handed through as it is.
@@ -301,7 +326,9 @@ impl Dataset {
             return Err(Error::new(What::Conflict(problem)).at(self.within()));
         }
         let name = |key: &String| if key == from { to.to_string() } else { key.clone() };
-        Ok(self.with_cells(|row| row.iter().map(|(key, value)| (name(key), value.clone())).collect()))
+        let renamed = self.with_cells(|row| row.iter().map(|(key, value)| (name(key), value.clone())).collect());
+        let classes = self.0.classes.iter().map(|(key, names)| (name(key), names.clone())).collect();
+        Ok(renamed.with_classes(classes))
     }
 
     /// The same rows without some columns.
@@ -321,7 +348,7 @@ impl Dataset {
     /// Each row remade by a change that is the same for all rows.
     pub(super) fn with_cells(&self, change: impl Fn(&Row) -> IndexMap<String, Value>) -> Dataset {
         let rows = self.0.rows.iter().map(|row| Arc::new(change(row))).collect();
-        build(self.0.name.clone(), rows, self.0.origins.clone())
+        build(self.0.name.clone(), rows, self.0.origins.clone(), self.0.classes.clone())
     }
 }
 
@@ -334,7 +361,7 @@ impl std::fmt::Display for Dataset {
 }
 
 /// Finds the columns and gives every row all of them. Rows that have them already are left as they are.
-fn build(name: Arc<str>, mut rows: Vec<Row>, origins: Option<Origins>) -> Dataset {
+fn build(name: Arc<str>, mut rows: Vec<Row>, origins: Option<Origins>, classes: Arc<Classes>) -> Dataset {
     let mut columns: IndexSet<String> = IndexSet::new();
     for row in &rows {
         if !row.keys().eq(columns.iter()) {
@@ -345,7 +372,7 @@ fn build(name: Arc<str>, mut rows: Vec<Row>, origins: Option<Origins>) -> Datase
         let cell = |key: &String| (key.clone(), row.get(key).cloned().unwrap_or(Value::Null));
         *row = Arc::new(columns.iter().map(cell).collect());
     }
-    Dataset(Arc::new(Parts { name, columns: columns.into_iter().collect(), rows: rows.into(), origins }))
+    Dataset(Arc::new(Parts { name, columns: columns.into_iter().collect(), rows: rows.into(), origins, classes }))
 }
 
 /// Names in backticks, for messages.

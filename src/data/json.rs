@@ -9,18 +9,21 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::data::Value;
 use crate::data::dataset::{Parsed, listed};
 use crate::data::format::position;
+use crate::data::{Value, jsonl};
 use crate::error::{Error, Place, Result, What};
 
 type Cells = IndexMap<String, Value>;
 
-/// The rows of a document.
+/// The rows of a document, or of JSON Lines that are called `.json`.
 ///
 /// # Errors
 /// Broken JSON, or a document that holds no rows, with file, line and column.
 pub fn parse(text: &str, path: &Path) -> Result<Parsed> {
+    if holds_lines(text) {
+        return jsonl::parse(text, path);
+    }
     let start = text.len() - text.trim_start().len();
     match text[start..].chars().next() {
         None => Ok(Parsed::default()),
@@ -30,7 +33,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Parsed> {
 }
 
 /// Whether the text is JSON Lines: a whole object on the first line that is not blank, and then nothing or another.
-pub(super) fn holds_lines(text: &str) -> bool {
+fn holds_lines(text: &str) -> bool {
     let text = text.trim_start();
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     let Ok(cells) = serde_json::from_str::<Cells>(first) else { return false };
@@ -95,7 +98,7 @@ fn object(text: &str, path: &Path) -> Result<Parsed> {
     };
     if let Some(Value::List(rows)) = table.and_then(|name| fields.get(name)) {
         let rows: Vec<Cells> = rows.iter().filter_map(as_cells).collect();
-        return Ok(Parsed { lines: vec![0; rows.len()], rows });
+        return Ok(Parsed { lines: vec![0; rows.len()], rows, ..Parsed::default() });
     }
     match tables.is_empty() {
         true => columns(&fields, text, path),
@@ -124,7 +127,7 @@ fn columns(fields: &Cells, text: &str, path: &Path) -> Result<Parsed> {
         return Err(malformed(text, 0, problem, path));
     }
     let row = |index: usize| lists.iter().map(|(name, values)| ((*name).clone(), values[index].clone())).collect();
-    Ok(Parsed { rows: (0..length).map(row).collect(), lines: vec![0; length] })
+    Ok(Parsed { rows: (0..length).map(row).collect(), lines: vec![0; length], ..Parsed::default() })
 }
 
 fn as_cells(value: &Value) -> Option<Cells> {

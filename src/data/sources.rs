@@ -63,7 +63,9 @@ pub(super) fn of_folder(name: &str, folder: &Folder) -> Result<IndexMap<String, 
         let error = Error::new(What::BadData(format!("the folder `{name}` holds no data files")));
         return Err(match files.is_empty() {
             true => error.hint("it has no files"),
-            false => error.hint("it reads .jsonl, .json, .csv, .tsv and .txt files; name others with `data_files`"),
+            false => error.hint(
+                "none has an ending that is read, such as .jsonl, .csv or .parquet; name others with `data_files`",
+            ),
         });
     }
     let source = |file: String| {

@@ -12,5 +12,5 @@ use crate::error::Result;
 pub fn parse(text: &str) -> Result<Parsed> {
     let rows: Vec<_> = text.lines().map(|line| IndexMap::from([("text".to_string(), line.into())])).collect();
     let lines = (1..=rows.len()).map(|line| u32::try_from(line).unwrap_or(0)).collect();
-    Ok(Parsed { rows, lines })
+    Ok(Parsed { rows, lines, ..Parsed::default() })
 }

@@ -5,7 +5,6 @@
 //! `saving`'s; padding does not exist here, because batches are packed.
 
 mod encoding;
-mod guard;
 mod loading;
 mod saving;
 
@@ -16,6 +15,7 @@ use serde_json::{Map, Value as Json};
 use tokenizers::{PostProcessorWrapper, PreTokenizerWrapper};
 
 use crate::data::files::Folder;
+use crate::data::guard;
 use crate::error::{Error, Result, What};
 
 pub use encoding::{EncodeOptions, Encoding, Input, Truncation, TruncationStrategy};

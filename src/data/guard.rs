@@ -1,4 +1,4 @@
-//! Panics of the `tokenizers` crate, which some crafted files provoke, become errors here.
+//! Panics of the crates that read untrusted files, which some crafted files provoke, become errors here.
 //!
 //! The panic hook is wrapped once, so that a caught panic prints nothing; every other panic prints as before.
 
@@ -13,7 +13,7 @@ thread_local! {
 }
 
 /// Runs `work`; a panic counts as an error, and either comes back as text.
-pub(super) fn catch<T, E: Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(crate) fn catch<T, E: Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = std::panic::take_hook();
@@ -38,5 +38,5 @@ pub(super) fn catch<T, E: Display>(work: impl FnOnce() -> Result<T, E>) -> Resul
 
 fn text_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-    text.unwrap_or("the tokenizer gave up").to_string()
+    text.unwrap_or("the reader gave up").to_string()
 }
