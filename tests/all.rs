@@ -15,6 +15,8 @@ mod evaluating;
 mod gradients;
 mod host;
 mod hub;
+mod hub_datasets;
+mod hub_server;
 mod kernels;
 mod layers;
 mod losses;

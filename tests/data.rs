@@ -166,7 +166,7 @@ fn names_and_slices_that_are_wrong_are_explained() {
             "stanfordnlp/imdb",
             LoadOptions::default(),
             "data set `stanfordnlp/imdb` was not found | give a local file or folder, such as `data/train.jsonl` or \
-             `std/reviews`; data sets of the hub come later",
+             `std/reviews`, or a data set of the hub, `USER/NAME`",
         ),
         ("std/review", LoadOptions::default(), "library name `std/review` was not found | did you mean `std/reviews`?"),
         (
@@ -200,7 +200,7 @@ fn names_and_slices_that_are_wrong_are_explained() {
         (
             "many",
             config,
-            "`config` of `load_dataset` is not supported | it chooses among the versions of a hub data set, and those come later",
+            "configuration `sst2` was not found (data set `many`) | the data set has no configurations; leave `config` out",
         ),
         (
             "many",

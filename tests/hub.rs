@@ -3,135 +3,23 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use retune::data::files::{Folder, Places};
 use retune::data::hub::{Hub, HubSettings, Wanted, is_repository, open_model, open_tokenizer};
 use retune::error::{Error, What};
 use retune::tokenizer::{Tokenizer, TokenizerOptions};
-use sha2::{Digest, Sha256};
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+use crate::hub_server::{Answer, Server, sha256};
+
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const OTHER: &str = "ffffffffffffffffffffffffffffffffffffffff";
 
-/// An answer: status line, headers, body. The body may be shorter than its Content-Length says.
-#[derive(Clone)]
-struct Answer {
-    status: &'static str,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    length: usize,
-}
-
-impl Answer {
-    fn new(status: &'static str, body: impl Into<Vec<u8>>) -> Self {
-        let body = body.into();
-        Answer { status, headers: Vec::new(), length: body.len(), body }
-    }
-
-    fn header(mut self, name: &str, value: impl ToString) -> Self {
-        self.headers.push((name.into(), value.to_string()));
-        self
-    }
-}
-
-/// A server that gives fixed answers by path and remembers what it was asked.
-struct Server {
-    address: String,
-    answers: Arc<Mutex<BTreeMap<String, Answer>>>,
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-impl Server {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let (answers, requests) =
-            (Arc::<Mutex<BTreeMap<String, Answer>>>::default(), Arc::<Mutex<Vec<String>>>::default());
-        let shared = (answers.clone(), requests.clone());
-        // The thread lives until the test process ends; it only ever waits for connections.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let _ = serve(stream, &shared.0, &shared.1);
-            }
-        });
-        Server { address, answers, requests }
-    }
-
-    fn set(&self, path: &str, answer: Answer) {
-        self.answers.lock().unwrap().insert(path.into(), answer);
-    }
-
-    /// A repository at `COMMIT` with the given files; `large` ones come by redirect with their sha256, as from LFS.
-    fn repository(&self, repo: &str, revision: &str, commit: &str, files: &[(&str, Vec<u8>, bool)]) {
-        let siblings: Vec<_> = files.iter().map(|(name, ..)| serde_json::json!({"rfilename": name})).collect();
-        let info = serde_json::json!({"id": repo, "sha": commit, "siblings": siblings});
-        self.set(&format!("/api/models/{repo}/revision/{revision}"), Answer::new("200 OK", info.to_string()));
-        for (name, bytes, large) in files {
-            let path = format!("/{repo}/resolve/{commit}/{name}");
-            if *large {
-                let storage = format!("/storage/{repo}/{name}");
-                self.set(
-                    &path,
-                    Answer::new("302 Found", "moved")
-                        .header("Location", format!("{}{storage}", self.address))
-                        .header("X-Repo-Commit", commit)
-                        .header("X-Linked-Size", bytes.len())
-                        .header("X-Linked-Etag", format!("\"{}\"", sha256(bytes))),
-                );
-                self.set(&storage, Answer::new("200 OK", bytes.clone()).header("ETag", "\"storage-etag\""));
-            } else {
-                self.set(&path, Answer::new("200 OK", bytes.clone()).header("ETag", format!("\"git-{name}\"")));
-            }
-        }
-    }
-
-    fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.requests.lock().unwrap())
-    }
-}
-
-fn serve(
-    mut stream: TcpStream,
-    answers: &Mutex<BTreeMap<String, Answer>>,
-    requests: &Mutex<Vec<String>>,
-) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let first = lines.next().transpose()?.unwrap_or_default();
-    let path = first.split(' ').nth(1).unwrap_or_default().to_string();
-    let mut token = String::new();
-    for line in lines {
-        let line = line?;
-        if line.is_empty() {
-            break;
-        }
-        if let Some(value) = line.to_lowercase().strip_prefix("authorization: bearer ") {
-            token = format!(" with {value}");
-        }
-    }
-    requests.lock().unwrap().push(format!("{path}{token}"));
-    let answer = answers.lock().unwrap().get(&path).cloned();
-    let answer = answer.unwrap_or_else(|| Answer::new("404 Not Found", "no").header("X-Error-Code", "EntryNotFound"));
-    write!(stream, "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: {}\r\n", answer.status, answer.length)?;
-    for (name, value) in &answer.headers {
-        write!(stream, "{name}: {value}\r\n")?;
-    }
-    stream.write_all(b"\r\n")?;
-    stream.write_all(&answer.body)
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn hub(endpoint: &str, cache: &Path) -> Hub {
+pub(crate) fn hub(endpoint: &str, cache: &Path) -> Hub {
     Hub::new(settings(endpoint, cache))
 }
 
-fn settings(endpoint: &str, cache: &Path) -> HubSettings {
+pub(crate) fn settings(endpoint: &str, cache: &Path) -> HubSettings {
     HubSettings { endpoint: endpoint.into(), cache: cache.into(), offline: false, token: None, progress: false }
 }
 
@@ -150,7 +38,7 @@ fn model_files() -> Vec<(&'static str, Vec<u8>, bool)> {
 }
 
 /// Every file below a folder, links not followed.
-fn all_files(folder: &Path) -> Vec<String> {
+pub(crate) fn all_files(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

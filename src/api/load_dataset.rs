@@ -8,6 +8,7 @@ use crate::api::options::Options;
 use crate::api::rows;
 use crate::api::session::Session;
 use crate::data::Dataset;
+use crate::data::hub::Hub;
 use crate::data::load::{DataFiles, LoadOptions, Loaded, load};
 use crate::error::{Result, What};
 use crate::head::script::convert::{ScriptResult, raise, raise_at, type_name};
@@ -22,8 +23,10 @@ pub(crate) fn register(engine: &mut Engine) {
 mod loading {
     /// Loads a data set: a file gives a `Dataset`, a folder gives a map from split to `Dataset`.
     ///
-    /// The name is a path, looked up in the working directory and beside the recipe, or `std/...`. The files of a folder
-    /// are sorted into `train`, `validation` and `test` by their names, as in Hugging Face's `datasets`.
+    /// The name is a path, looked up in the working directory and beside the recipe, `std/...`, or a data set of the hub such
+    /// as `"stanfordnlp/imdb"`, of which only the files that are read are fetched. The files of a folder are sorted into
+    /// `train`, `validation` and `test` by their names or by a README.md, as in Hugging Face's `datasets`. Each file may be
+    /// packed with gzip (`.gz`).
     ///
     /// ```rhai
     /// let reviews = load_dataset("std/reviews");
@@ -41,7 +44,8 @@ mod loading {
     /// `split` picks rows: `"train"`, `"train[:100]"`, `"train[10%:20%]"`, `"train+validation"`; the result is then one
     /// `Dataset`. `data_files` names files: a string, an array, or a map from split to these; patterns such as
     /// `"train-*.jsonl"` are allowed, and the name may then be a format, as in `load_dataset("csv", #{ data_files: "my.csv" })`.
-    /// `format` is one of `jsonl`, `json`, `csv`, `tsv` and `text`, where the extension does not tell it.
+    /// `format` names the format (`jsonl`, `csv`, `parquet`, ...) where the extension does not tell it. `config` is the
+    /// configuration of a data set that has several, `revision` a branch, a tag or a commit of one on the hub.
     ///
     /// ```rhai
     /// let some = load_dataset("std/reviews", #{ split: "train[:10%]" });
@@ -63,6 +67,7 @@ fn loaded(context: &NativeCallContext, name: &str, options: Map) -> Result<Dynam
         data_files: options.take("data_files").map(|files| data_files(&files)).transpose()?,
         config: options.string("config")?,
         revision: options.string("revision")?,
+        hub: Some(Hub::from_env()),
     };
     options.finish()?;
     Ok(match load(Session::of(context).places(), name, &settings)? {

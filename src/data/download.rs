@@ -15,12 +15,40 @@ use sha2::{Digest, Sha256};
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
 
-use crate::data::hub::{HubSettings, is_plain_file};
+use crate::data::hub::{Hub, is_plain_file};
 use crate::error::{Error, Result, What};
 
 const MAX_REDIRECTS: usize = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a hub may ask to be asked again later, and for how long altogether that is done.
+const MAX_RETRIES: usize = 5;
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// What a repository is of; the hub keeps the two apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Model,
+    Dataset,
+}
+
+impl Kind {
+    /// What stands before the name in the addresses of the API and of files.
+    fn prefixes(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Model => ("api/models", ""),
+            Kind::Dataset => ("api/datasets", "datasets/"),
+        }
+    }
+
+    fn noun(self) -> &'static str {
+        match self {
+            Kind::Model => "model",
+            Kind::Dataset => "data set",
+        }
+    }
+}
 
 /// What a repository holds at one commit.
 #[derive(Debug)]
@@ -36,15 +64,22 @@ impl Listing {
 }
 
 #[derive(Deserialize)]
-struct ModelInfo {
+struct RepositoryInfo {
     sha: String,
-    #[serde(default)]
-    siblings: Vec<Sibling>,
+    siblings: Option<Vec<Sibling>>,
 }
 
 #[derive(Deserialize)]
 struct Sibling {
     rfilename: String,
+}
+
+/// An entry of a repository's tree.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
 }
 
 /// An error, and whether it means that no hub answered.
@@ -66,13 +101,15 @@ struct Stated {
     size: Option<u64>,
 }
 
-pub(super) struct Client<'a> {
-    settings: &'a HubSettings,
+/// Speaks with one hub.
+#[derive(Debug)]
+pub(super) struct Client {
+    hub: Hub,
     agent: Agent,
 }
 
-impl<'a> Client<'a> {
-    pub(super) fn new(settings: &'a HubSettings) -> Self {
+impl Client {
+    pub(super) fn new(hub: Hub) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -81,28 +118,66 @@ impl<'a> Client<'a> {
             .user_agent(concat!("retune/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .build();
-        Client { settings, agent: config.into() }
+        Client { hub, agent: config.into() }
     }
 
     /// The commit that `revision` means now, and its files.
-    pub(super) fn listing(&self, repo: &str, revision: &str) -> Result<Listing, Failure> {
-        let url = format!("{}/api/models/{repo}/revision/{}", self.settings.endpoint, revision.replace('/', "%2F"));
+    pub(super) fn listing(&self, kind: Kind, repo: &str, revision: &str) -> Result<Listing, Failure> {
+        let api = format!("{}/{}/{repo}", self.hub.settings().endpoint, kind.prefixes().0);
+        let url = format!("{api}/revision/{}", escaped(revision).replace('/', "%2F"));
         let mut answer = self.get(&url, &mut Stated::default())?;
         self.check_status(&answer, repo, &format!("revision `{revision}`"))?;
-        let info = answer.body_mut().with_config().limit(64 << 20).read_json::<ModelInfo>();
-        let info = info.map_err(|error| self.problem(&format!("`{url}` gave an answer that is no model: {error}")))?;
+        let info = answer.body_mut().with_config().limit(64 << 20).read_json::<RepositoryInfo>();
+        let wrong = |error| self.problem(&format!("`{url}` gave an answer that is no {}: {error}", kind.noun()));
+        let info = info.map_err(wrong)?;
         if info.sha.is_empty() || !is_plain_file(&info.sha) || info.sha.contains('/') {
             return Err(self.problem(&format!("`{url}` gave an answer without a commit")).into());
         }
-        let files = info.siblings.into_iter().map(|sibling| sibling.rfilename).filter(|name| is_plain_file(name));
-        Ok(Listing { commit: info.sha, files: files.collect() })
+        let mut files = match info.siblings {
+            Some(siblings) => siblings.into_iter().map(|sibling| sibling.rfilename).collect(),
+            None => self.tree(&format!("{api}/tree/{}?recursive=true", info.sha), repo)?,
+        };
+        files.retain(|name| is_plain_file(name));
+        Ok(Listing { commit: info.sha, files })
+    }
+
+    /// The files of a repository whose description does not list them, page by page.
+    fn tree(&self, first: &str, repo: &str) -> Result<Vec<String>, Failure> {
+        let (mut files, mut next) = (Vec::new(), Some(first.to_string()));
+        while let Some(url) = next {
+            let mut answer = self.get(&url, &mut Stated::default())?;
+            self.check_status(&answer, repo, "list of files")?;
+            let link = answer.headers().get("link").and_then(|link| link.to_str().ok());
+            next = link
+                .and_then(next_page)
+                .and_then(|link| joined(&url, link))
+                .filter(|link| host_of(link) == host_of(first));
+            let page = answer.body_mut().with_config().limit(64 << 20).read_json::<Vec<Entry>>();
+            let page =
+                page.map_err(|error| self.problem(&format!("`{url}` gave an answer that is no list: {error}")))?;
+            if page.is_empty() {
+                break;
+            }
+            files.extend(page.into_iter().filter(|entry| entry.kind == "file").map(|entry| entry.path));
+        }
+        Ok(files)
     }
 
     /// Brings one file into `blobs`, and a link to it into `snapshot`.
-    pub(super) fn fetch(&self, repo: &str, commit: &str, file: &str, blobs: &Path, snapshot: &Path) -> Result<()> {
-        let url = format!("{}/{repo}/resolve/{commit}/{file}", self.settings.endpoint);
+    pub(super) fn fetch(
+        &self,
+        kind: Kind,
+        repo: &str,
+        commit: &str,
+        file: &str,
+        blobs: &Path,
+        snapshot: &Path,
+    ) -> Result<()> {
+        let (endpoint, prefix) = (&self.hub.settings().endpoint, kind.prefixes().1);
+        let url = format!("{endpoint}/{prefix}{repo}/resolve/{commit}/{}", escaped(file));
         let mut stated = Stated::default();
-        let answer = self.get(&url, &mut stated).map_err(|failure| failure.error)?;
+        let again = |failure: Failure| failure.error.hint("run it again; what arrived before is kept");
+        let answer = self.get(&url, &mut stated).map_err(again)?;
         self.check_status(&answer, repo, &format!("`{file}`"))?;
         let etag = stated.etag.take().filter(|etag| is_plain_file(etag) && !etag.contains('/'));
         let etag = etag.ok_or_else(|| self.problem(&format!("the answer for `{repo}/{file}` has no ETag")))?;
@@ -134,7 +209,7 @@ impl<'a> Client<'a> {
     /// Copies a body to a file and gives the bytes' sha256.
     fn copy(&self, answer: Response<Body>, file: &mut std::fs::File, name: &str, size: Option<u64>) -> Result<String> {
         let bar = match size {
-            Some(size) if self.settings.progress => ProgressBar::new(size),
+            Some(size) if self.hub.settings().progress => ProgressBar::new(size),
             _ => ProgressBar::hidden(),
         };
         if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
@@ -151,7 +226,7 @@ impl<'a> Client<'a> {
                 Err(error) => return Err(self.cut_short(name, n_read, size, &error.to_string())),
             };
             let written = file.write_all(&buffer[..n]);
-            written.map_err(|source| What::Write { path: self.settings.cache.clone(), source })?;
+            written.map_err(|source| What::Write { path: self.hub.settings().cache.clone(), source })?;
             hash.update(&buffer[..n]);
             n_read += n as u64;
             bar.inc(n as u64);
@@ -174,9 +249,10 @@ impl<'a> Client<'a> {
     fn get(&self, url: &str, stated: &mut Stated) -> Result<Response<Body>, Failure> {
         let mut url = url.to_string();
         let home = host_of(&url);
-        for _ in 0..MAX_REDIRECTS {
+        let (mut n_redirects, mut n_retries, mut waited) = (0, 0, Duration::ZERO);
+        while n_redirects < MAX_REDIRECTS {
             let mut request = self.agent.get(&url);
-            if let Some(token) = self.settings.token.as_ref().filter(|_| host_of(&url) == home) {
+            if let Some(token) = self.hub.settings().token.as_ref().filter(|_| host_of(&url) == home) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             let answer = request.call().map_err(|error| Failure {
@@ -189,6 +265,13 @@ impl<'a> Client<'a> {
             let clean = |etag: &str| etag.trim_start_matches("W/").trim_matches('"').to_string();
             stated.etag = stated.etag.take().or(etag.map(clean));
             stated.size = stated.size.or(header("x-linked-size").and_then(|size| size.parse().ok()));
+            if let Some(wait) =
+                retry_after(&answer).filter(|wait| n_retries < MAX_RETRIES && waited + *wait <= MAX_WAIT)
+            {
+                (n_retries, waited) = (n_retries + 1, waited + wait);
+                std::thread::sleep(wait);
+                continue;
+            }
             if !is_redirect {
                 let is_unreachable = answer.status().is_server_error();
                 if is_unreachable {
@@ -199,13 +282,14 @@ impl<'a> Client<'a> {
             }
             let next = header("location").and_then(|location| joined(&url, location));
             url = next.ok_or_else(|| self.problem(&format!("`{url}` redirects to nowhere")))?;
+            n_redirects += 1;
         }
         Err(self.problem(&format!("`{url}` redirects in circles")).into())
     }
 
     fn check_status(&self, answer: &Response<Body>, repo: &str, of: &str) -> Result<()> {
         let code = answer.headers().get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
-        let has_token = self.settings.token.is_some();
+        let has_token = self.hub.settings().token.is_some();
         let problem = |text: String, hint: &str| Err(self.problem(&text).hint(hint));
         match answer.status().as_u16() {
             200 => Ok(()),
@@ -225,7 +309,7 @@ impl<'a> Client<'a> {
                 problem(format!("`{repo}` has no {of}"), "check `revision`: a branch, a tag or a commit")
             }
             404 => problem(
-                format!("`{repo}` or its {of} does not exist on `{}`", self.settings.endpoint),
+                format!("`{repo}` or its {of} does not exist on `{}`", self.hub.settings().endpoint),
                 "check the name and `revision`; a local directory must exist",
             ),
             429 => problem(format!("too many requests for `{repo}`"), "wait a while, or set HF_TOKEN"),
@@ -239,6 +323,31 @@ impl<'a> Client<'a> {
     fn problem(&self, text: &str) -> Error {
         Error::new(What::Hub(text.to_string()))
     }
+}
+
+/// How long an overloaded hub asks to wait.
+fn retry_after(answer: &Response<Body>) -> Option<Duration> {
+    let is_busy = matches!(answer.status().as_u16(), 429 | 503);
+    let seconds = answer.headers().get("retry-after").filter(|_| is_busy)?;
+    Some(Duration::from_secs(seconds.to_str().ok()?.trim().parse().ok()?))
+}
+
+/// The address of the next page in a header `Link: <...>; rel="next"`.
+fn next_page(link: &str) -> Option<&str> {
+    let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
+    next.trim().strip_prefix('<')?.split_once('>').map(|(url, _)| url)
+}
+
+/// A path with what an address may not hold written as `%XX`.
+fn escaped(path: &str) -> String {
+    let mut escaped = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => escaped.push(byte.into()),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
 }
 
 fn host_of(url: &str) -> Option<String> {

@@ -153,6 +153,20 @@ impl Folder {
         Ok(names)
     }
 
+    /// The files in the folder and in the folders below it, sorted, as paths relative to it with `/` between their parts.
+    /// Hidden folders are left out.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    pub fn all_files(&self) -> Result<Vec<String>> {
+        let mut files = self.files()?;
+        if let Folder::Disk(folder) = self {
+            below(folder, "", DEPTH, &mut files)?;
+            files.sort();
+        }
+        Ok(files)
+    }
+
     /// The path of the file `name` as messages show it; embedded files are shown as `std/...`.
     pub fn join(&self, name: &str) -> PathBuf {
         match self {
@@ -160,4 +174,24 @@ impl Folder {
             Folder::Disk(folder) => folder.join(name),
         }
     }
+}
+
+/// How deep folders are searched, which also ends circles of links.
+const DEPTH: usize = 6;
+
+/// Adds the files of the folders in `folder`, as paths behind `prefix`.
+fn below(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<String>) -> Result<()> {
+    let wrap = |source| Error::new(What::Read { path: folder.to_path_buf(), source });
+    for entry in std::fs::read_dir(folder).map_err(wrap)? {
+        let entry = entry.map_err(wrap)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = entry.path();
+        if depth == 0 || name.starts_with('.') || !path.is_dir() {
+            continue;
+        }
+        let prefix = format!("{prefix}{name}/");
+        found.extend(Folder::Disk(path.clone()).files()?.iter().map(|file| format!("{prefix}{file}")));
+        below(&path, &prefix, depth - 1, found)?;
+    }
+    Ok(())
 }

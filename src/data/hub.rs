@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use crate::data::download::{Client, Listing};
+use crate::data::download::{Client, Kind, Listing};
 use crate::data::files::{Folder, Places};
 use crate::error::{Error, Result, What, nearest};
 
@@ -183,8 +183,8 @@ impl Hub {
                 self.0.cache.display()
             )));
         }
-        let client = Client::new(&self.0);
-        let listing = match client.listing(repo, revision) {
+        let client = Client::new(self.clone());
+        let listing = match client.listing(Kind::Model, repo, revision) {
             Ok(listing) => listing,
             Err(error) if error.is_unreachable => {
                 // As in Python: a complete snapshot is better than no answer.
@@ -200,9 +200,10 @@ impl Hub {
         Cache::new(self.0.cache.clone()).repo(repo)
     }
 
-    fn unreachable(&self, repo: &str, error: Error) -> Error {
+    /// Adds what to do about a hub that does not answer.
+    pub(super) fn unreachable(&self, repo: &str, error: Error) -> Error {
         error.hint(format!(
-            "`{repo}` is neither a directory here nor in the cache `{}`: give a local directory, set HF_ENDPOINT to a hub within reach, \
+            "`{repo}` is neither here nor in the cache `{}`: give a local directory, set HF_ENDPOINT to a hub within reach, \
              or fill the cache elsewhere and set HF_HUB_OFFLINE=1",
             self.0.cache.display()
         ))
@@ -215,7 +216,7 @@ impl Hub {
         let blobs = blobs.ok_or_else(|| Error::new(What::Internal("the cache folder has no parent".into())))?;
         let get = |file: &str| match snapshot.join(file).exists() {
             true => Ok(()),
-            false => client.fetch(repo, &listing.commit, file, &blobs, &snapshot),
+            false => client.fetch(Kind::Model, repo, &listing.commit, file, &blobs, &snapshot),
         };
         for file in small_files(listing) {
             get(file)?;
@@ -309,11 +310,12 @@ fn cached_snapshot(cache: &CacheRepo, revision: &str, wanted: Wanted) -> Option<
 }
 
 /// Whether a revision is a full commit hash, which never changes its meaning.
-fn is_commit(revision: &str) -> bool {
+pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn is_revision(revision: &str) -> bool {
+/// Whether `revision` may be a branch, a tag or a commit, and stays inside the folder it is kept in.
+pub(super) fn is_revision(revision: &str) -> bool {
     !revision.is_empty() && revision.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains('\\'))
 }
 

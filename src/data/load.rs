@@ -8,6 +8,8 @@ use indexmap::IndexMap;
 use crate::data::dataset::{Dataset, listed};
 use crate::data::files::Places;
 use crate::data::format::Format;
+use crate::data::hub::{Hub, is_repository};
+use crate::data::hub_dataset;
 use crate::data::slices;
 use crate::data::sources::{self, Source};
 use crate::error::{Error, Place, Result, What, nearest};
@@ -30,10 +32,12 @@ pub struct LoadOptions {
     pub format: Option<String>,
     /// Which files, relative to the folder where the name is one.
     pub data_files: Option<DataFiles>,
-    /// A part of a hub data set.
+    /// Which of a data set's configurations.
     pub config: Option<String>,
-    /// A version of a hub data set.
+    /// A version of a hub data set: a branch, a tag or a commit.
     pub revision: Option<String>,
+    /// Where a name that is not here is looked for.
+    pub hub: Option<Hub>,
 }
 
 /// Files given one by one; `*`, `?` and `[...]` match names.
@@ -56,12 +60,6 @@ const TRAIN: &str = "train";
 /// # Errors
 /// A name that is not there, a split that is not there, and everything a format refuses.
 pub fn load(places: &Places, name: &str, options: &LoadOptions) -> Result<Loaded> {
-    for (option, value) in [("config", &options.config), ("revision", &options.revision)] {
-        if value.is_some() {
-            let error = Error::new(What::Unsupported(format!("`{option}` of `load_dataset`")));
-            return Err(error.hint("it chooses among the versions of a hub data set, and those come later"));
-        }
-    }
     let plan = plan(places, name, options)?;
     match &options.split {
         Some(split) => plan.slice(split).map(Loaded::One),
@@ -92,6 +90,8 @@ enum Kind {
     Given,
     /// A format, for files given one by one.
     Builder,
+    /// A repository of a hub.
+    Hub,
 }
 
 /// How the format of a file is found.
@@ -126,21 +126,43 @@ fn plan<'a>(places: &Places, name: &'a str, options: &LoadOptions) -> Result<Pla
         None if is_builder => Chosen::Builder(Format::named(name)?),
         None => Chosen::ByExtension,
     };
-    let (kind, files) = match &options.data_files {
-        Some(files) if is_builder => (Kind::Builder, sources::given(places, None, files)?),
-        Some(files) => match sources::folder(places, name)? {
-            Some(folder) => (Kind::Given, sources::given(places, Some((name, &folder)), files)?),
-            None => return Err(sources::missing(places, name)),
-        },
-        None => match sources::folder(places, name)? {
-            Some(folder) => (Kind::Folder, sources::of_folder(name, &folder)?),
-            None => {
-                let file = sources::file(places, name)?.ok_or_else(|| sources::missing(places, name))?;
-                (Kind::File, IndexMap::from([(TRAIN.to_string(), vec![file])]))
-            }
+    let folder = if is_builder { None } else { sources::folder(places, name)? };
+    let (kind, files) = match (&options.data_files, folder) {
+        (Some(files), _) if is_builder => (Kind::Builder, sources::given(places, None, files)?),
+        (Some(files), Some(folder)) => (Kind::Given, sources::given(places, Some((name, &folder)), files)?),
+        (None, Some(folder)) => (Kind::Folder, sources::of_folder(name, &folder, options.config.as_deref())?),
+        (files, None) => match sources::file(places, name)? {
+            Some(file) if files.is_none() => (Kind::File, IndexMap::from([(TRAIN.to_string(), vec![file])])),
+            _ => (Kind::Hub, of_hub(places, name, options)?),
         },
     };
+    let elsewhere = [
+        ("revision", options.revision.is_some(), kind != Kind::Hub),
+        ("config", options.config.is_some(), matches!(kind, Kind::File | Kind::Given | Kind::Builder)),
+    ];
+    if let Some((option, ..)) = elsewhere.iter().find(|(_, is_given, has_none)| *is_given && *has_none) {
+        let problem = format!("`{name}` is local, so `{option}` says nothing about it");
+        return Err(Error::new(What::Conflict(problem)).hint(format!("leave `{option}` out")));
+    }
     Ok(Plan { name, kind, format, files })
+}
+
+/// The files of a data set that is not here. A name that is nearly one of those here is not looked for elsewhere.
+fn of_hub(places: &Places, name: &str, options: &LoadOptions) -> Result<IndexMap<String, Vec<Source>>> {
+    let here = sources::missing(places, name);
+    let is_meant = matches!(here.what(), What::NotFound { kind: "data set", .. });
+    let is_near = here.hint_text().is_some_and(|hint| hint.starts_with("did you mean"));
+    match &options.hub {
+        Some(hub) if is_meant && !is_near && is_repository(name) => {
+            hub_dataset::splits(hub, name, options).map_err(|error| match error.hint_text() {
+                Some(_) => error,
+                None => {
+                    error.hint(format!("`{name}` is neither a file nor a folder here, so it was looked for on the hub"))
+                }
+            })
+        }
+        _ => Err(here),
+    }
 }
 
 impl Plan<'_> {
@@ -149,7 +171,7 @@ impl Plan<'_> {
         let sources = &self.files[split];
         let formats = sources.iter().map(|source| self.format.of(source)).collect::<Result<Vec<_>>>()?;
         if let Some(other) = formats.iter().position(|format| *format != formats[0])
-            && self.kind == Kind::Folder
+            && matches!(self.kind, Kind::Folder | Kind::Hub)
         {
             let (one, two) = (sources[0].shown.display(), sources[other].shown.display());
             let problem = format!("the split `{split}` has files of two formats: `{one}` and `{two}`");
@@ -160,7 +182,7 @@ impl Plan<'_> {
             let parsed = format.parse(&source.bytes()?, &source.shown)?;
             let name = match self.kind {
                 Kind::File | Kind::Builder => source.shown.display().to_string(),
-                Kind::Folder | Kind::Given => format!("{}[{split}]", self.name),
+                Kind::Folder | Kind::Given | Kind::Hub => format!("{}[{split}]", self.name),
             };
             let data = Dataset::from_file(name, &source.shown, parsed);
             whole = Some(whole.map_or_else(|| data.clone(), |before| before.concat(&data)));

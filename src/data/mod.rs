@@ -3,6 +3,7 @@
 //! Paths and names flow in, [`Row`]s of [`Value`]s flow out. What a row means is left to the tasks.
 
 mod clean;
+pub mod configs;
 pub mod csv;
 mod dataset;
 mod download;
@@ -12,8 +13,10 @@ pub mod format;
 pub(crate) mod guard;
 pub mod gzip;
 pub mod hub;
+mod hub_dataset;
 pub mod json;
 pub mod jsonl;
+mod layout;
 pub mod load;
 mod magic;
 pub mod parquet;

@@ -1,15 +1,18 @@
 //! Where the files of a data set are: found by name, in a folder, or by `data_files`.
 //!
-//! A name flows in; [`Source`]s flow out, each one file on disk or of the embedded library, with the name that
+//! A name flows in; [`Source`]s flow out, each one file on disk, of the embedded library or of a hub, with the name that
 //! messages use for it. Reading and parsing them is left to [`crate::data::load`].
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
 use crate::data::files::{Folder, Places};
 use crate::data::format::Format;
+use crate::data::hub_dataset::Repository;
+use crate::data::layout::Layout;
 use crate::data::load::DataFiles;
 use crate::data::splits;
 use crate::error::{Error, Result, What, nearest};
@@ -17,17 +20,40 @@ use crate::error::{Error, Result, What, nearest};
 /// One file that will be read.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
-    folder: Folder,
+    place: Keeper,
     file: String,
     /// What messages call it: the path as the user named it.
     pub(super) shown: PathBuf,
 }
 
+/// What has a file.
+#[derive(Clone, Debug)]
+enum Keeper {
+    Folder(Folder),
+    Hub(Arc<Repository>),
+}
+
 impl Source {
-    /// The file's bytes.
+    /// The file `file` of a folder that messages call `name`.
+    fn of_folder(folder: &Folder, name: impl AsRef<Path>, file: String) -> Self {
+        Source { place: Keeper::Folder(folder.clone()), shown: name.as_ref().join(&file), file }
+    }
+
+    /// The file `file` of a hub's repository.
+    pub(super) fn of_hub(repository: &Arc<Repository>, file: String) -> Self {
+        Source { place: Keeper::Hub(repository.clone()), shown: repository.shown(&file), file }
+    }
+
+    /// The file's bytes, which are fetched first where the file is on a hub.
     pub(super) fn bytes(&self) -> Result<Cow<'static, [u8]>> {
         let gone = || Error::new(What::NotFound { kind: "file", name: self.shown.display().to_string() });
-        self.folder.read(&self.file)?.ok_or_else(gone)
+        match &self.place {
+            Keeper::Folder(folder) => folder.read(&self.file)?.ok_or_else(gone),
+            Keeper::Hub(repository) => {
+                let path = repository.get(&self.file)?;
+                std::fs::read(&path).map(Cow::Owned).map_err(|source| What::Read { path, source }.into())
+            }
+        }
     }
 }
 
@@ -47,18 +73,23 @@ pub(super) fn file(places: &Places, name: &str) -> Result<Option<Source>> {
             return Ok(None);
         };
         let folder = places.folder(folder)?.filter(|folder| folder.has(file));
-        return Ok(folder.map(|folder| Source { folder, file: file.to_string(), shown }));
+        let place = folder.map(Keeper::Folder);
+        return Ok(place.map(|place| Source { place, file: file.to_string(), shown }));
     }
     let Some(path) = places.path(name).filter(|path| path.is_file()) else { return Ok(None) };
     let file = path.file_name().map(|file| file.to_string_lossy().into_owned());
     let parent = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    Ok(file.map(|file| Source { folder: Folder::Disk(parent), file, shown }))
+    Ok(file.map(|file| Source { place: Keeper::Folder(Folder::Disk(parent)), file, shown }))
 }
 
 /// The splits of a folder, by the names of its files and of the folders in it.
-pub(super) fn of_folder(name: &str, folder: &Folder) -> Result<IndexMap<String, Vec<Source>>> {
-    let files = list(folder)?;
-    let found = splits::assign(&files);
+///
+/// # Errors
+/// A folder without data, and what [`Layout::splits`] refuses.
+pub(super) fn of_folder(name: &str, folder: &Folder, config: Option<&str>) -> Result<IndexMap<String, Vec<Source>>> {
+    let files = folder.all_files()?;
+    let readme = folder.read_text("README.md")?;
+    let found = Layout { dataset: name, files: &files, readme: readme.as_deref(), config }.splits()?;
     if found.is_empty() {
         let error = Error::new(What::BadData(format!("the folder `{name}` holds no data files")));
         return Err(match files.is_empty() {
@@ -68,28 +99,8 @@ pub(super) fn of_folder(name: &str, folder: &Folder) -> Result<IndexMap<String, 
             ),
         });
     }
-    let source = |file: String| {
-        let shown = Path::new(name).join(&file);
-        Source { folder: folder.clone(), file, shown }
-    };
-    Ok(found.into_iter().map(|(split, files)| (split.to_string(), files.into_iter().map(source).collect())).collect())
-}
-
-/// The files of a folder and of the folders directly in it, sorted, as paths relative to it.
-fn list(folder: &Folder) -> Result<Vec<String>> {
-    let mut files = folder.files()?;
-    if let Folder::Disk(path) = folder {
-        let wrap = |source| Error::new(What::Read { path: path.clone(), source });
-        for entry in std::fs::read_dir(path).map_err(wrap)? {
-            let entry = entry.map_err(wrap)?;
-            if entry.path().is_dir() {
-                let inner = entry.file_name().to_string_lossy().into_owned();
-                files.extend(Folder::Disk(entry.path()).files()?.iter().map(|file| format!("{inner}/{file}")));
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
+    let source = |file: String| Source::of_folder(folder, name, file);
+    Ok(found.into_iter().map(|(split, files)| (split, files.into_iter().map(source).collect())).collect())
 }
 
 /// The files of `data_files`, relative to a folder where there is one, given with its name.
@@ -134,23 +145,25 @@ fn find(places: &Places, folder: Option<(&str, &Folder)>, pattern: &str) -> Resu
 
 /// The files whose names match a pattern such as `train-*.jsonl`.
 fn matching(places: &Places, folder: Option<(&str, &Folder)>, pattern: &str) -> Result<Vec<Source>> {
-    let bad = |error: glob::PatternError| {
-        let allowed = format!("a pattern of file names ({})", error.msg);
-        Error::new(What::OutOfRange { name: "`data_files`".into(), value: format!("{pattern:?}"), allowed })
-    };
-    let matcher = glob::Pattern::new(pattern).map_err(bad)?;
-    let separate = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
-    let (folder, base, matcher) = match folder {
-        Some((name, folder)) => (folder.clone(), PathBuf::from(name), matcher),
+    let (folder, base, pattern) = match folder {
+        Some((name, folder)) => (folder.clone(), PathBuf::from(name), pattern),
         None => {
-            let (base, file) = pattern.rsplit_once('/').unwrap_or((".", pattern));
-            let Some(path) = places.path(base).filter(|path| path.is_dir()) else { return Ok(Vec::new()) };
-            let shown = if base == "." { PathBuf::new() } else { PathBuf::from(base) };
-            (Folder::Disk(path), shown, glob::Pattern::new(file).map_err(bad)?)
+            // The part before the first wildcard names the folder that is searched.
+            let plain = pattern.find(['*', '?', '[']).map_or(pattern, |at| &pattern[..at]);
+            let (base, inner) = plain.rfind('/').map_or((".", pattern), |at| (&pattern[..at], &pattern[at + 1..]));
+            let Some(path) = places.path(base).filter(|path| path.is_dir()) else {
+                return splits::matching(&[], pattern).map(|_| Vec::new());
+            };
+            (Folder::Disk(path), if base == "." { PathBuf::new() } else { PathBuf::from(base) }, inner)
         }
     };
-    let files = list(&folder)?.into_iter().filter(|file| matcher.matches_with(file, separate));
-    Ok(files.map(|file| Source { folder: folder.clone(), shown: base.join(&file), file }).collect())
+    // Where `**` is not used, folders below those that the pattern names need no look.
+    let files = match (&folder, pattern.contains('/')) {
+        (Folder::Disk(_), true) => folder.all_files()?,
+        _ => folder.files()?,
+    };
+    let found = splits::matching(&files, pattern)?;
+    Ok(found.into_iter().map(|file| Source::of_folder(&folder, &base, file)).collect())
 }
 
 /// The error for a name that is neither a file nor a folder, with what lies near it.
@@ -166,15 +179,14 @@ pub(super) fn missing(places: &Places, name: &str) -> Error {
     match near {
         Some(near) => {
             let near = parent.map_or_else(|| near.clone(), |parent| parent.join(&near).display().to_string());
-            let note = if is_path { "" } else { " Data sets of the hub come later" };
-            error.hint(format!("did you mean `{near}`?{note}"))
+            error.hint(format!("did you mean `{near}`?"))
         }
         None if is_path && parent.is_some_and(|parent| places.path(&parent.display().to_string()).is_none()) => {
             error.hint(format!("there is no folder `{inner}` either"))
         }
         None if is_path => error.hint("the path is looked up from the working directory and the recipe's folder"),
         None => error.hint(
-            "give a local file or folder, such as `data/train.jsonl` or `std/reviews`; data sets of the hub come later",
+            "give a local file or folder, such as `data/train.jsonl` or `std/reviews`, or a data set of the hub, `USER/NAME`",
         ),
     }
 }
