@@ -268,7 +268,7 @@ impl Error {
 }
 
 /// Kinds of things that a recipe names and that are no files: to misspell one is a wrong setting, not a missing input.
-const NAMES: [&str; 4] = ["column", "metric", "parameter", "pipeline"];
+const NAMES: [&str; 7] = ["class", "column", "label", "metric", "output", "parameter", "pipeline"];
 
 /// What happened, then the places in brackets; the hint is printed by the renderer, on a line of its own.
 impl fmt::Display for Error {

@@ -6,6 +6,7 @@ mod arguments;
 mod bert;
 mod callbacks;
 mod cli;
+mod custom_loop;
 mod data;
 mod data_formats;
 mod data_packed;

@@ -78,6 +78,7 @@ fn earlier_names_and_idle_arguments_are_accepted_with_a_note() {
     check("group_by_length", json!(true), "train_sampling_strategy", json!("group_by_length"), "is now");
     check("per_gpu_train_batch_size", json!(4), "per_device_train_batch_size", json!(4), "is now");
     check("dataloader_num_workers", json!(4), "dataloader_num_workers", json!(4), "changes nothing here");
+    check("optim", json!("adamw_hf"), "optim", json!("adamw_hf"), "the same numbers");
     check("logging_nan_inf_filter", json!(true), "logging_nan_inf_filter", json!(true), "`nan_policy`");
     check("remove_unused_columns", json!(false), "remove_unused_columns", json!(false), "changes nothing here");
     check("overwrite_output_dir", json!(true), "overwrite_output_dir", json!(true), "changes nothing here");

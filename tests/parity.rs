@@ -26,12 +26,12 @@ fn text(path: &Path) -> String {
     path.to_str().unwrap().to_string()
 }
 
-fn read(path: &Path) -> Value {
+pub(crate) fn read(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
 /// Runs a recipe in this process with these arguments and `out`, and returns the file that it writes there.
-fn run(recipe: &Path, arguments: &[(&str, String)], file: &str) -> Value {
+pub(crate) fn run(recipe: &Path, arguments: &[(&str, String)], file: &str) -> Value {
     let out = tempfile::tempdir().unwrap();
     let sources = Sources::default();
     let mut settings = RunSettings::new(recipe, Reporter::capture());
@@ -44,7 +44,7 @@ fn run(recipe: &Path, arguments: &[(&str, String)], file: &str) -> Value {
 }
 
 /// The numbers of a nested list in order; a map's entries in the order of their names, cut to what Hugging Face calls them.
-fn flat(value: &Value) -> Vec<f64> {
+pub(crate) fn flat(value: &Value) -> Vec<f64> {
     match value {
         Value::Array(items) => items.iter().flat_map(flat).collect(),
         Value::Object(map) => {
@@ -89,14 +89,14 @@ fn worst(pairs: &[(Vec<f64>, Vec<f64>)]) -> f64 {
     pairs.map(|(found, expected)| (found - expected).abs()).fold(0.0, f64::max)
 }
 
-fn worst_relative(found: &Value, expected: &Value) -> f64 {
+pub(crate) fn worst_relative(found: &Value, expected: &Value) -> f64 {
     let (found, expected) = (flat(found), flat(expected));
     assert!(!expected.is_empty());
     assert_eq!(found.len(), expected.len());
     found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs() / expected.abs()).fold(0.0, f64::max)
 }
 
-fn check(what: &str, difference: f64, allowed: f64) {
+pub(crate) fn check(what: &str, difference: f64, allowed: f64) {
     assert!(difference <= allowed, "{what}: differs by {difference:e}, allowed is {allowed:e}");
 }
 

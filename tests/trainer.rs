@@ -1,6 +1,6 @@
 //! Steps of training: what moves and what does not, accumulation, clipping, decay, epochs and logs, by Hugging Face's rules.
 
-use retune::train::Hooks;
+use retune::train::{ComputeLoss, Hooks};
 use serde_json::{Value as Json, json};
 
 use crate::tiny::{
@@ -324,14 +324,14 @@ fn padded_rows_train_as_unpadded_ones() {
 fn poisoned<'a>() -> Hooks<'a> {
     let mut calls = 0;
     Hooks {
-        compute_loss: Some(Box::new(move |output: &retune::head::Output, batch: &retune::batch::Batch| {
+        compute_loss: Some(ComputeLoss::OfBatch(Box::new(move |output, batch| {
             calls += 1;
             let logits = output.tensors()[0].1;
             let labels = batch.column("labels")?;
             let settings = retune::tensor::loss::CrossEntropy::default();
             let loss = retune::tensor::loss::cross_entropy(logits, labels, &settings)?;
             Ok(if calls == 2 { (loss * f64::NAN)? } else { loss })
-        })),
+        }))),
         ..Hooks::default()
     }
 }
@@ -382,8 +382,8 @@ fn a_parameter_without_a_gradient_is_named() {
     let mut trainer = trainer(&model, json!({ "max_steps": 1 }), &classes(4, 2), None);
     let before = bits(&model);
     let weight = model.parameters().get("classifier.weight").unwrap().tensor();
-    let mut hooks =
-        Hooks { compute_loss: Some(Box::new(move |_, _| Ok(weight.sqr()?.sum_all()?))), ..Hooks::default() };
+    let loss = ComputeLoss::OfBatch(Box::new(move |_, _| Ok(weight.sqr()?.sum_all()?)));
+    let mut hooks = Hooks { compute_loss: Some(loss), ..Hooks::default() };
     let error = trainer.train(None, &mut hooks).unwrap_err().to_string();
     assert!(error.contains("`bert.embeddings.word_embeddings.weight` (and 39 others) has no gradient"), "{error}");
     assert_eq!(before, bits(&model));

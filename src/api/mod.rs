@@ -6,9 +6,13 @@
 #![expect(unreachable_pub, reason = "the macro that exports a namespace takes public functions alone")]
 #![expect(clippy::unwrap_used, reason = "the macro writes them for receivers; the layer test refuses ours")]
 
+mod autograd;
 mod basics;
 mod batch;
 pub mod callbacks;
+mod class_weights;
+mod compute_loss;
+pub mod data_loader;
 mod dataset;
 pub mod encoding;
 mod head;
@@ -16,10 +20,13 @@ mod labels;
 mod load_dataset;
 pub mod metrics;
 pub mod model;
+pub mod model_output;
+pub mod optimizer;
 pub mod options;
 mod pipeline;
 mod rows;
 pub mod run_state;
+pub mod scheduler;
 pub mod session;
 mod task_rows;
 mod tensor;
@@ -32,15 +39,21 @@ pub mod training_arguments;
 
 /// Registers every namespace.
 pub fn register(engine: &mut rhai::Engine) {
+    autograd::register(engine);
     basics::register(engine);
     batch::register(engine);
+    class_weights::register(engine);
+    data_loader::register(engine);
     dataset::register(engine);
     head::register(engine);
     load_dataset::register(engine);
     metrics::register(engine);
     model::register(engine);
+    model_output::register(engine);
+    optimizer::register(engine);
     pipeline::register(engine);
     run_state::register(engine);
+    scheduler::register(engine);
     task_rows::register(engine);
     tensor::register(engine);
     tokenizer::register(engine);

@@ -5,6 +5,7 @@
 use rhai::plugin::*;
 use rhai::{Array, FuncRegistration, Map, Module};
 
+use crate::api::model_output::ModelOutput;
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::batch::Batch;
@@ -12,7 +13,6 @@ use crate::data::files::Folder;
 use crate::data::hub::{Hub, open_model};
 use crate::error::{Error, Place, Result, What};
 use crate::head::script::convert::{ScriptResult, config_map, from_dynamic, raise, raise_at};
-use crate::head::script::output_to_dynamic;
 use crate::head::{Model, ModelSettings};
 use crate::model::backbone::LoadSettings;
 use crate::model::{ModelConfig, family};
@@ -236,6 +236,7 @@ fn load(context: &NativeCallContext, class: &Class, name: &str, options: Map) ->
     let folder = open_model(session.places(), &Hub::from_env(), name, revision.as_deref())?;
     let model = Model::from_pretrained(&folder, settings)?;
     check_family(class, &model)?;
+    session.remember(&model);
     session.reporter().loading(model.load_report());
     Ok(model)
 }
@@ -268,6 +269,7 @@ fn make(context: &NativeCallContext, class: &Class, config: Map) -> Result<Model
     let settings = settings(context, class, "from_config", Vec::new(), false, "from_config")?;
     let model = Model::from_config(ModelConfig::from_map(map), settings)?;
     check_family(class, &model)?;
+    Session::of(context).remember(&model);
     Ok(model)
 }
 
@@ -355,16 +357,18 @@ mod model_functions {
         model.parameters().set_trainable(pattern, true).map(|count| count as i64).map_err(raise)
     }
 
-    /// The head's output for a batch: a tensor, or a map of tensors. Tokens of all rows stand one after the other, without padding.
+    /// The model's output for a batch, as Hugging Face's `ModelOutput`.
+    ///
+    /// It has `outputs.loss` where the batch has labels, and `outputs.logits` or the task's tensors by name. Tokens of all rows stand one after the other, without padding. Dropout drops in training mode alone: `model.train()`.
     ///
     /// ```rhai
     /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
-    /// let logits = model.forward(Batch::of([#{ input_ids: [2, 100, 3] }, #{ input_ids: [2, 100, 200, 3] }]));
-    /// expect(logits.shape == [2, 2], "two rows, two labels");
+    /// let outputs = model.forward(Batch::of([#{ input_ids: [2, 100, 3] }, #{ input_ids: [2, 100, 200, 3] }]));
+    /// expect(outputs.logits.shape == [2, 2], "two rows, two labels");
     /// ```
     #[rhai_fn(pure, return_raw)]
-    pub fn forward(model: &mut Model, batch: Batch) -> ScriptResult<Dynamic> {
-        model.forward(&batch).map(|output| output_to_dynamic(&output)).map_err(raise)
+    pub fn forward(model: &mut Model, batch: Batch) -> ScriptResult<ModelOutput> {
+        ModelOutput::forward(model, batch).map_err(raise)
     }
 
     /// Writes config.json and model.safetensors in Hugging Face's layout.

@@ -13,7 +13,7 @@ use rhai::NativeCallContext;
 
 use crate::data::files::Places;
 use crate::error::{Result, What};
-use crate::head::Task;
+use crate::head::{Model, Task, WeakModel};
 use crate::report::Reporter;
 
 /// Loads a task by name: `std/tasks/NAME`, a path to a `.rhai` file, or `plugin:NAME`.
@@ -33,6 +33,7 @@ struct Shared {
     seed_is_forced: bool,
     tasks: Arc<TaskLoader>,
     recipe: PathBuf,
+    models: Mutex<Vec<WeakModel>>,
 }
 
 /// What a session is made of.
@@ -69,7 +70,20 @@ impl Session {
             seed_is_forced: settings.seed.is_some(),
             tasks: settings.tasks,
             recipe: settings.recipe,
+            models: Mutex::default(),
         }))
+    }
+
+    /// Notes a model that a script has loaded: `backward` adds gradients to those that are still there.
+    pub fn remember(&self, model: &Model) {
+        let mut models = self.0.models.lock().unwrap_or_else(PoisonError::into_inner);
+        models.retain(|known| known.upgrade().is_some());
+        models.push(model.downgrade());
+    }
+
+    /// The models that scripts have loaded and still hold.
+    pub fn models(&self) -> Vec<Model> {
+        self.0.models.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(WeakModel::upgrade).collect()
     }
 
     /// The session of the script that is calling.

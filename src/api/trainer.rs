@@ -6,26 +6,31 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use candle_core::Tensor;
 use indexmap::IndexMap;
 use rhai::plugin::*;
 use rhai::{FnPtr, Map};
 use serde_json::Value as Json;
 
 use crate::api::callbacks::{self, CallbackSetting, Follow, ScriptCallback, json_to_dynamic};
+use crate::api::compute_loss::LossFunction;
 use crate::api::options::Options;
 use crate::api::run_state::StateView;
 use crate::api::session::Session;
 use crate::api::training_arguments::TrainingArguments as Arguments;
-use crate::batch::Batch;
 use crate::data::{Dataset, Value};
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, lower, raise, to_dynamic, type_name};
-use crate::head::script::output_to_dynamic;
-use crate::head::{Model, Output, Predictions};
+use crate::head::{Model, Predictions};
 use crate::report::{Bars, RunCallback};
 use crate::tokenizer::Tokenizer;
 use crate::train::{EvaluationData, Hooks, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint};
+
+/// Options of Hugging Face's Trainer that are not there, and what to do instead.
+const REFUSED: [(&str, &str); 3] = [
+    ("optimizers", "set `param_groups` of the arguments, or write the loop with `AdamW` and `get_scheduler`"),
+    ("model_init", "it comes with a later version"),
+    ("preprocess_logits_for_metrics", "it comes with a later version"),
+];
 
 /// A trainer as a script holds it. Cheap to clone; all clones are the same trainer.
 #[derive(Clone)]
@@ -37,7 +42,7 @@ struct Shared {
     arguments: Arguments,
     callbacks: Vec<CallbackSetting>,
     compute_metrics: Option<FnPtr>,
-    compute_loss: Option<FnPtr>,
+    compute_loss: Option<LossFunction>,
     view: StateView,
 }
 
@@ -82,13 +87,10 @@ impl ScriptTrainer {
         let callbacks = callbacks::read_all(&mut options)?;
         let function = |error: Error| error.hint("write `Fn(\"NAME\")` for a function of the recipe, or a closure");
         let compute_metrics = options.object::<FnPtr>("compute_metrics", "a function").map_err(function)?;
-        let compute_loss = options.object::<FnPtr>("compute_loss", "a function").map_err(function)?;
-        for key in ["optimizers", "model_init", "preprocess_logits_for_metrics", "compute_loss_func"] {
+        let compute_loss = LossFunction::read(&mut options)?;
+        for (key, hint) in REFUSED {
             if options.take(key).is_some() {
-                return Err(Error::new(What::Unsupported(format!("`{key}` of `Trainer`"))).hint(match key {
-                    "compute_loss_func" => "give `compute_loss: |output, batch| ...`",
-                    _ => "it comes with a later version",
-                }));
+                return Err(Error::new(What::Unsupported(format!("`{key}` of `Trainer`"))).hint(hint));
             }
         }
         let task_options = options.row("task_options")?;
@@ -154,17 +156,7 @@ impl ScriptTrainer {
                 from_dynamic(&value)
             }));
         }
-        if let Some(function) = &self.0.compute_loss {
-            hooks.compute_loss = Some(Box::new(move |output: &Output, batch: &Batch| {
-                let args = (output_to_dynamic(output), batch.clone());
-                let value = function.call_within_context::<Dynamic>(context, args).map_err(lower)?;
-                value.clone().try_cast::<Tensor>().ok_or_else(|| {
-                    let (name, got) = ("what `compute_loss` returns".into(), type_name(&value));
-                    let error = Error::new(What::WrongType { name, wanted: "a scalar Tensor".into(), got });
-                    error.hint("a number has no gradient: leave out `.item()` and `.to_array()`")
-                })
-            }));
-        }
+        hooks.compute_loss = self.0.compute_loss.as_ref().map(|function| function.hook(context, &self.0.model));
         hooks
     }
 
@@ -253,8 +245,11 @@ mod trainer_functions {
     /// Makes a trainer from `model`, `args`, `train_dataset`, `eval_dataset`, `processing_class`, `compute_metrics`, `compute_loss`, `callbacks` and `task_options`.
     ///
     /// A data set that has `input_ids` trains as it is; otherwise the model's task encodes the rows. String labels become
-    /// `label2id` of the model where it has no label names. `compute_metrics` gets `#{ predictions, label_ids }`,
-    /// `compute_loss` the head's output and the batch; callbacks are maps from event names to functions. `task_options` are what
+    /// `label2id` of the model where it has no label names. `compute_metrics` gets `#{ predictions, label_ids }`.
+    /// `compute_loss(output, batch)` gets the head's output and gives the mean over the batch, which the trainer normalises over the
+    /// accumulation window. `compute_loss_func(outputs, labels, num_items_in_batch)` is Hugging Face's: it divides a sum by
+    /// the window's number of labels itself, and gets `()` for that number in evaluation. With either, `label_smoothing_factor`
+    /// is the function's own affair. Callbacks are maps from event names to functions. `task_options` are what
     /// the model's task declares, for example `max_length`.
     ///
     /// ```rhai

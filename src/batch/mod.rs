@@ -8,4 +8,4 @@ mod packing;
 pub mod sampler;
 
 pub use features::{Column, Features, ListLabels};
-pub use packing::{Batch, Draw};
+pub use packing::{Batch, Draw, Part};

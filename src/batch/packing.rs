@@ -57,8 +57,25 @@ pub struct Batch {
     pub largest: Largest,
     /// The share of a class target that a task's loss spreads over all classes: `label_smoothing_factor` while training.
     pub label_smoothing: f64,
+    /// The weight of each class in a task's loss, `(classes)`, where the recipe gave `class_weights`.
+    pub class_weights: Option<Tensor>,
+    /// What the batch is in its accumulation window.
+    pub part: Part,
+    /// The sum of the class weights of the labels that take part.
+    total_weight: Option<f64>,
     /// How many dropout sites the head has used in this forward.
     dropout_sites: Arc<AtomicU64>,
+}
+
+/// What a batch is in its accumulation window: the whole of it, unless gradients are accumulated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part {
+    /// The share of the window's labels that the batch has: what its mean loss counts with.
+    pub share: f64,
+    /// The number of labels that take part in the loss, of all batches of the window.
+    pub num_items_in_batch: usize,
+    /// Whether the window ends with this batch.
+    pub is_last: bool,
 }
 
 /// The largest indices of a batch, with the rows that hold them.
@@ -147,8 +164,55 @@ impl Batch {
             n_items: examples.iter().map(|(_, features)| features.n_items()).sum(),
             largest,
             label_smoothing: 0.0,
+            class_weights: None,
+            total_weight: None,
+            part: Part { share: 1.0, num_items_in_batch: 0, is_last: true },
             dropout_sites: Arc::default(),
         })
+    }
+
+    /// Marks these batches as one accumulation window: each counts with its share of the window's labels, or of their class
+    /// weights, so that one batch of 32 equals 4 of 8.
+    pub fn share_out(window: &mut [Batch]) {
+        let num_items_in_batch = window.iter().map(|batch| batch.n_items).sum();
+        let weights: Vec<f64> = window.iter().map(Batch::weight_of_items).collect();
+        let (total, n_batches) = (weights.iter().sum::<f64>(), window.len());
+        for (number, (batch, weight)) in window.iter_mut().zip(weights).enumerate() {
+            let share = if total == 0.0 { 1.0 / n_batches as f64 } else { weight / total };
+            batch.part = Part { share, num_items_in_batch, is_last: number + 1 == n_batches };
+        }
+    }
+
+    /// What the mean over the batch's labels divides by: their number, or the sum of their class weights.
+    fn weight_of_items(&self) -> f64 {
+        self.total_weight.unwrap_or(self.n_items as f64)
+    }
+
+    /// The same batch, whose loss counts each label with the weight of its class, where it has labels.
+    ///
+    /// # Errors
+    /// Labels that are not one class a row or a token, or that are out of range.
+    pub fn with_class_weights(mut self, weights: &[f32]) -> Result<Self> {
+        let Some(labels) = self.columns.get("labels") else { return Ok(self) };
+        if !labels.dtype().is_int() || labels.rank() != 1 {
+            let problem =
+                "`class_weights` need one class for each row or token: the labels are numbers, or several a row";
+            return Err(Error::new(What::Conflict(problem.into())).hint("leave `class_weights` out"));
+        }
+        let mut total = 0.0;
+        for (item, label) in
+            labels.to_vec1::<i64>()?.into_iter().enumerate().filter(|(_, label)| *label != IGNORE_INDEX)
+        {
+            let weight = usize::try_from(label).ok().and_then(|label| weights.get(label)).ok_or_else(|| {
+                let allowed = format!("0 to {} (there are {} class weights)", weights.len().max(1) - 1, weights.len());
+                let what = What::OutOfRange { name: "a label".into(), value: label.to_string(), allowed };
+                self.relocate(Error::new(what).at(Place::Item(item)))
+            })?;
+            total += f64::from(*weight);
+        }
+        self.class_weights = Some(Tensor::new(weights, labels.device())?);
+        self.total_weight = Some(total);
+        Ok(self)
     }
 
     /// The same batch for training: with the step's draw, and the number of rows that came before it in the step.

@@ -3,9 +3,11 @@
 //! [`Task`] has two implementers: `script` (a Rhai module) and, with the issue on plugins, native code. A [`Model`] is an
 //! encoder with a task's head on it.
 
+pub mod autograd;
 pub mod best_labels;
 pub mod blocks;
 pub mod builder;
+pub mod class_weights;
 pub mod labels;
 mod model;
 pub mod options;
@@ -27,8 +29,9 @@ use crate::error::{Result, What};
 use crate::model::ModelConfig;
 use crate::tokenizer::Tokenizer;
 
+pub use autograd::{Gradients, Mode};
 pub use builder::HeadBuilder;
-pub use model::{LoadReport, Model, ModelSettings, label_of, reference_of, scalar};
+pub use model::{LoadReport, Model, ModelSettings, WeakModel, label_of, reference_of, scalar};
 pub use output::{Output, Predictions};
 
 /// What a task's `create` made: opaque to everybody else.

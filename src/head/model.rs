@@ -1,9 +1,10 @@
 //! A model: an encoder with a task's head on it.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use serde_json::Value as Json;
 
@@ -11,6 +12,7 @@ use crate::batch::{Batch, Column, Features, ListLabels};
 use crate::data::files::Folder;
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
+use crate::head::autograd::{self, Gradients, LoopState, Mode};
 use crate::head::output::Leading;
 use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
 use crate::model::backbone::LoadSettings;
@@ -36,6 +38,18 @@ struct Inner {
     device: Device,
     leading: OnceLock<Vec<Leading>>,
     report: LoadReport,
+    state: LoopState,
+}
+
+/// A model that does not keep its weights alive.
+#[derive(Clone)]
+pub struct WeakModel(Weak<Inner>);
+
+impl WeakModel {
+    /// The model, unless it is gone.
+    pub fn upgrade(&self) -> Option<Model> {
+        self.0.upgrade().map(Model)
+    }
 }
 
 /// How a model is made.
@@ -121,6 +135,7 @@ impl Model {
             device: settings.load.device,
             leading: OnceLock::new(),
             report,
+            state: LoopState::default(),
         }));
         model.probe();
         Ok(model)
@@ -155,6 +170,35 @@ impl Model {
             Some(leading) if leading.iter().all(|kind| *kind == Leading::Rows) => ListLabels::PerRow,
             _ => ListLabels::ByLength,
         }
+    }
+
+    /// The same model, not kept alive.
+    pub fn downgrade(&self) -> WeakModel {
+        WeakModel(Arc::downgrade(&self.0))
+    }
+
+    /// Whether the model trains.
+    pub fn mode(&self) -> Mode {
+        self.0.state.mode()
+    }
+
+    /// Says whether the model trains: what its `DataLoader`s make their batches for.
+    pub fn set_mode(&self, mode: Mode) {
+        self.0.state.set_mode(mode);
+    }
+
+    /// The gradients that a loop of a script's own has added up.
+    pub fn gradients(&self) -> MutexGuard<'_, Gradients> {
+        self.0.state.gradients()
+    }
+
+    /// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them to `sums`. Gives
+    /// their number.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub fn collect_gradients(&self, store: &mut GradStore, sums: &mut Gradients) -> Result<usize> {
+        autograd::collect(&self.0.parameters, store, sums)
     }
 
     /// The name the model was asked for by.

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What, nearest};
-use crate::head::{Model, Task};
+use crate::head::{Model, Task, class_weights};
 use crate::tokenizer::Tokenizer;
 
 /// The option that every task has: the longest row in tokens.
@@ -97,5 +97,7 @@ pub fn merged(model: &Model, tokenizer: Option<&Tokenizer>, given: &[&Row]) -> R
         return Err(What::OutOfRange { name, value, allowed }.into());
     }
     map.insert(MAX_LENGTH.into(), Value::Int(wanted.min(longest as i64)));
-    Ok(Value::Map(Arc::new(map)))
+    let mut options = Value::Map(Arc::new(map));
+    class_weights::settle(&mut options)?;
+    Ok(options)
 }

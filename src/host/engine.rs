@@ -6,6 +6,7 @@ use crate::api::session::Session;
 use crate::host::limits::{self, Deadline};
 use crate::host::resolver::Resolver;
 use crate::host::sources::Sources;
+use crate::host::tokens;
 
 /// A new engine for the scripts of `session`. Recipes and task scripts get one each, made here.
 ///
@@ -17,6 +18,7 @@ pub fn engine(session: Session, sources: &Sources, deadline: &Deadline) -> Engin
     engine.set_strict_variables(true);
     engine.set_fail_on_invalid_map_property(true);
     limits::apply(&mut engine, deadline);
+    tokens::apply(&mut engine);
     engine.set_module_resolver(Resolver::new(session.places().clone(), sources.clone()));
     let reporter = session.reporter().clone();
     engine.on_print(move |text| reporter.line(text));

@@ -16,4 +16,5 @@ pub mod resolver;
 pub mod run;
 pub mod sources;
 pub mod tasks;
+mod tokens;
 mod words;

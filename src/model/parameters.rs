@@ -1,7 +1,9 @@
 //! A model's parameters by name: what is trained, saved and loaded.
 //!
-//! Names are Hugging Face's. A parameter that is frozen gives a tensor that no gradient flows into.
+//! Names are Hugging Face's. A parameter that is frozen gives a tensor that no gradient flows into, and so does every one
+//! within [`without_gradients`].
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -33,13 +35,31 @@ impl Parameter {
 
     /// The value for a forward pass: tracked while trainable, a constant while frozen.
     pub fn tensor(&self) -> Tensor {
-        if self.is_trainable() { self.var.as_tensor().clone() } else { self.var.as_detached_tensor() }
+        let tracked = self.is_trainable() && !NO_GRADIENTS.get();
+        if tracked { self.var.as_tensor().clone() } else { self.var.as_detached_tensor() }
     }
 
     /// Whether training changes it.
     pub fn is_trainable(&self) -> bool {
         self.trainable.load(Ordering::Relaxed)
     }
+}
+
+thread_local! {
+    static NO_GRADIENTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `forward`, in which every parameter is a constant: nothing is kept for a backward. torch's `no_grad`.
+pub fn without_gradients<T>(forward: impl FnOnce() -> T) -> T {
+    /// Puts the old value back, whatever way the call ends.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            NO_GRADIENTS.set(self.0);
+        }
+    }
+    let _restore = Restore(NO_GRADIENTS.replace(true));
+    forward()
 }
 
 /// The parameters of a model in the order they were made. Cheap to clone; all clones are the same parameters.
@@ -67,6 +87,18 @@ impl Parameters {
     /// # Errors
     /// A malformed pattern, or one that matches nothing.
     pub fn set_trainable(&self, pattern: &str, trainable: bool) -> Result<usize> {
+        let matching = self.matching(pattern)?;
+        for parameter in &matching {
+            parameter.trainable.store(trainable, Ordering::Relaxed);
+        }
+        Ok(matching.len())
+    }
+
+    /// The parameters whose names match the glob `pattern`, in order: at least one.
+    ///
+    /// # Errors
+    /// A malformed pattern, or one that matches nothing.
+    pub fn matching(&self, pattern: &str) -> Result<Vec<Arc<Parameter>>> {
         let glob = glob::Pattern::new(pattern).map_err(|error| {
             Error::new(What::Malformed { format: format!("the pattern `{pattern}`"), problem: error.msg.to_string() })
                 .hint("`*` matches any characters, `?` one, `[01]` one of those; `]` closes what `[` opens")
@@ -75,17 +107,23 @@ impl Parameters {
         let matching: Vec<_> = all.iter().filter(|parameter| glob.matches(&parameter.name)).collect();
         if matching.is_empty() {
             let error = Error::new(What::NotFound { kind: "parameter", name: pattern.to_string() });
-            return Err(match nearest(pattern, all.iter().map(|parameter| parameter.name.as_str())) {
+            // A pattern is held against the patterns that the names have: `bert.encoder.*`, `bert.encoder.layer.*`, ...
+            let names: Vec<String> = if pattern.contains('*') {
+                let cut = |name: &str| {
+                    name.match_indices('.').map(|(at, _)| format!("{}.*", &name[..at])).collect::<Vec<_>>()
+                };
+                all.iter().flat_map(|parameter| cut(&parameter.name)).collect()
+            } else {
+                all.iter().map(|parameter| parameter.name.clone()).collect()
+            };
+            return Err(match nearest(pattern, names.iter().map(String::as_str)) {
                 Some(near) => {
                     error.hint(format!("did you mean `{near}`? a pattern such as `bert.encoder.*` matches several"))
                 }
                 None => error.hint("`model.parameter_names()` lists the names; `*` matches any characters"),
             });
         }
-        for parameter in &matching {
-            parameter.trainable.store(trainable, Ordering::Relaxed);
-        }
-        Ok(matching.len())
+        Ok(matching.into_iter().cloned().collect())
     }
 
     fn insert(&self, parameter: Parameter) -> Result<Arc<Parameter>> {

@@ -63,20 +63,21 @@ fn ranges(args: &TrainingArguments) -> Result<()> {
 /// The optimizers that are AdamW by another name.
 const ADAMW: [&str; 3] = ["adamw_torch_fused", "adamw_torch", "adamw"];
 
+/// Implementations of AdamW for other devices or of earlier versions: accepted with a note.
+const OTHER_ADAMW: [&str; 4] = ["adamw_hf", "adamw_apex_fused", "adamw_torch_xla", "adamw_torch_npu_fused"];
+
 /// Hugging Face's other optimizers, to tell what exists from what is misspelt.
-const OTHER_OPTIMIZERS: [&str; 12] = [
+const OTHER_OPTIMIZERS: [&str; 10] = [
     "adafactor",
     "ademamix",
     "sgd",
     "adagrad",
     "rmsprop",
-    "adamw_hf",
     "lomo",
     "adalomo",
     "grokadamw",
     "stable_adamw",
     "adamw_anyprecision",
-    "adamw_torch_xla",
 ];
 
 /// Families of which Hugging Face knows several each.
@@ -85,7 +86,9 @@ const OTHER_FAMILIES: [&str; 8] =
 
 fn names(args: &mut TrainingArguments, notes: &mut Vec<String>) -> Result<()> {
     let optim = args.optim.as_str();
-    if !ADAMW.contains(&optim) {
+    if OTHER_ADAMW.contains(&optim) {
+        notes.push(format!("`optim: {optim:?}` is \"adamw_torch\" here: the same numbers"));
+    } else if !ADAMW.contains(&optim) {
         if OTHER_OPTIMIZERS.contains(&optim) || OTHER_FAMILIES.iter().any(|part| optim.contains(part)) {
             let error = Error::new(What::Unsupported(format!("`optim: {optim:?}` of {OF}")));
             return Err(error.hint("the optimizer is AdamW: leave `optim` out"));

@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     Range(&'static str),
     /// It is not one of these names.
     Choice(&'static [&'static str]),
+    /// Something inside the value, which has its own words.
+    Error(Error),
 }
 
 impl Refusal {
@@ -32,6 +34,7 @@ impl Refusal {
     pub(crate) fn error(self, key: &str, of: &str, value: &Value) -> Error {
         let name = format!("`{key}` of {of}");
         match self {
+            Refusal::Error(error) => error,
             Refusal::Type(wanted) => {
                 let error = Error::new(What::WrongType { name, wanted: wanted.into(), got: value.type_name().into() });
                 match value.as_str() {
@@ -84,6 +87,8 @@ macro_rules! choice {
         impl $name {
             /// Every name, as Hugging Face writes it.
             pub const NAMES: &[&str] = &[$($text),*];
+            /// Every value, in the order of the names.
+            pub const ALL: &[$name] = &[$($name::$variant),*];
 
             /// The name, as Hugging Face writes it.
             pub fn as_str(self) -> &'static str {

@@ -15,6 +15,7 @@ use crate::train::argument_values::{
     Argument, Interval, MatmulPrecision, NanPolicy, Refusal, Resume, Sampling, SaveInterval, unknown_key,
 };
 use crate::train::foreign_arguments::{self, Foreign};
+use crate::train::param_groups::ParamGroup;
 use crate::train::schedule::{Schedule, ScheduleKind};
 
 /// The callee's name in messages.
@@ -82,6 +83,8 @@ arguments! {
     learning_rate: f64 = 5e-5;
     /// AdamW's decay of all weights but biases and norms.
     weight_decay: f64 = 0.0;
+    /// Parameters with a learning rate or a decay of their own, by patterns of their names.
+    param_groups: Vec<ParamGroup> = Vec::new();
     /// AdamW's first moment.
     adam_beta1: f64 = 0.9;
     /// AdamW's second moment.

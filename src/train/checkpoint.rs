@@ -28,6 +28,8 @@ pub struct Progress {
     pub state: TrainerState,
     /// The state of `reduce_lr_on_plateau`.
     pub schedule: Option<Json>,
+    /// Its states for `param_groups`.
+    pub group_schedules: Option<Json>,
     /// The sum of the losses of all steps.
     pub loss_total: f64,
     /// The sum of the losses since the last log.
@@ -53,6 +55,8 @@ struct RngState {
     #[serde(default)]
     skipped: usize,
     schedule: Option<Json>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group_schedules: Option<Json>,
 }
 
 /// Writes the model, the tokenizer and the arguments into `folder`.
@@ -113,6 +117,7 @@ pub fn save(settings: &TrainerSettings, folder: &Path, optimizer: &AdamW, progre
         skipped_since_log: progress.skipped_since_log,
         skipped: progress.skipped,
         schedule: progress.schedule.clone(),
+        group_schedules: progress.group_schedules.clone(),
     };
     let rng = serde_json::to_value(&rng).map_err(|error| Error::new(What::Internal(error.to_string())))?;
     write_file(&inside.join("rng_state.json"), pretty(&rng).as_bytes())?;
@@ -234,6 +239,7 @@ pub fn load(model: &Model, folder: &Path, optimizer: &mut AdamW) -> Result<Progr
     Ok(Progress {
         state,
         schedule: rng.schedule,
+        group_schedules: rng.group_schedules,
         loss_total: rng.loss_total,
         loss_since_log: rng.loss_since_log,
         last_logged_step: rng.last_logged_step,

@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::data::{Dataset, Value};
 use crate::error::{Error, Result, What};
 use crate::head::prepare::{Prepared, prepare};
-use crate::head::{Function, Predictions, label_of, reference_of};
+use crate::head::{Function, Predictions, class_weights, label_of, reference_of};
 use crate::train::callbacks::{Event, Extra, Progress};
 use crate::train::step::batch_of;
 use crate::train::trainer::{Hooks, Trainer};
@@ -110,7 +110,7 @@ impl Trainer {
             let output = self.settings.model.forward(&batch)?;
             if has_labels {
                 let loss = match &mut hooks.compute_loss {
-                    Some(compute) => crate::head::scalar(compute(&output, &batch)?)?,
+                    Some(compute) => compute.in_evaluation(&output, &batch)?,
                     None => self.settings.model.loss(&output, &batch)?,
                 };
                 let loss: f64 = loss.to_dtype(candle_core::DType::F64)?.to_scalar()?;
@@ -177,12 +177,25 @@ impl Trainer {
         if let Some((_, _, prepared)) = self.encoded.iter().find(|(known, ..)| *known == key) {
             return Ok(prepared.clone());
         }
-        let prepared = Arc::new(prepare(
-            &self.settings.model,
-            self.settings.tokenizer.as_ref(),
-            dataset,
-            &self.settings.task_options,
-        )?);
+        let tokenizer = self.settings.tokenizer.as_ref();
+        let is_balanced = class_weights::is_balanced(&self.settings.task_options);
+        let prepared = match &self.settings.train_dataset {
+            // Weights that follow from the training set have to be known before anything else is encoded.
+            Some(train) if is_balanced && Arc::ptr_eq(train.rows(), dataset.rows()) => {
+                let given = &self.settings.task_options;
+                let (prepared, settled) =
+                    class_weights::prepare_balanced(&self.settings.model, tokenizer, dataset, given)?;
+                self.settings.task_options = settled;
+                prepared
+            }
+            Some(train) if is_balanced => {
+                let train = train.clone();
+                self.prepared(&train, hooks)?;
+                return self.prepared(dataset, hooks);
+            }
+            _ => prepare(&self.settings.model, tokenizer, dataset, &self.settings.task_options)?,
+        };
+        let prepared = Arc::new(prepared);
         if prepared.n_truncated > 0 {
             let (cut, all) = (prepared.n_truncated, dataset.len());
             hooks.note(&format!(

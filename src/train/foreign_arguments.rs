@@ -239,7 +239,7 @@ pub(crate) fn alias(written: &str, value: &Value) -> Result<Option<Alias>> {
 
 /// A hint for options that people give to the wrong one of the two.
 pub(crate) fn belongs_elsewhere(key: &str) -> Option<String> {
-    const TRAINER: [&str; 10] = [
+    const TRAINER: [&str; 12] = [
         "model",
         "args",
         "train_dataset",
@@ -248,8 +248,10 @@ pub(crate) fn belongs_elsewhere(key: &str) -> Option<String> {
         "tokenizer",
         "compute_metrics",
         "compute_loss",
+        "compute_loss_func",
         "callbacks",
         "data_collator",
+        "task_options",
     ];
     TRAINER.contains(&key).then(|| format!("`{key}` is an option of `Trainer`"))
 }

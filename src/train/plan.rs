@@ -1,11 +1,11 @@
-//! What a run is laid out with before its first step: the optimizer, the batches of an epoch, the order of the rows.
+//! What a run is laid out with before its first step: the optimizer, and how an epoch is cut into batches.
 
-use crate::batch::sampler;
-use crate::error::{Error, Result, What};
-use crate::head::prepare::Prepared;
-use crate::train::Sampling;
-use crate::train::optimizer::{AdamW, AdamWSettings, GroupSettings, decays};
-use crate::train::trainer::Trainer;
+use std::collections::HashSet;
+
+use crate::error::{Error, Place, Result, What};
+use crate::train::loader::Layout;
+use crate::train::optimizer::{AdamW, AdamWSettings, Gradients, GroupSettings, decays};
+use crate::train::trainer::{Run, Trainer};
 
 impl Trainer {
     /// The optimizer of the trainable parameters; biases and norms do not decay.
@@ -16,8 +16,7 @@ impl Trainer {
             .iter()
             .filter(|parameter| parameter.is_trainable())
             .map(|parameter| {
-                let weight_decay = if decays(parameter.name()) { args.weight_decay } else { 0.0 };
-                let group = GroupSettings { weight_decay, ..GroupSettings::default() };
+                let group = GroupSettings { weight_decay: self.weight_decay(parameter.name()), lr_scale: 1.0 };
                 (parameter.name().to_string(), parameter.var().clone(), group)
             })
             .collect();
@@ -29,32 +28,44 @@ impl Trainer {
         AdamW::new(trainable, settings)
     }
 
-    /// How many batches an epoch has.
-    pub(super) fn batches_per_epoch(&self, n: usize) -> Result<usize> {
-        let size = self.settings.args.per_device_train_batch_size;
-        let count = if self.settings.args.dataloader_drop_last { n / size } else { n.div_ceil(size) };
-        if count == 0 {
-            let problem =
-                format!("`dataloader_drop_last` leaves no batch: the training set has {n} rows, a batch {size}");
-            return Err(
-                Error::new(What::Conflict(problem)).hint("make the batch smaller, or leave `dataloader_drop_last` out")
-            );
-        }
-        Ok(count)
+    /// The decay of a parameter that no group gives one.
+    fn weight_decay(&self, name: &str) -> f64 {
+        if decays(name) { self.settings.args.weight_decay } else { 0.0 }
     }
 
-    /// The order of the features in an epoch: a pure function of the seed and the epoch.
-    pub(super) fn order(&self, epoch: usize, prepared: &Prepared) -> Vec<usize> {
+    /// One update of the weights; groups of parameters have a rate of their own.
+    ///
+    /// # Errors
+    /// A parameter that was frozen when the run began and has a gradient now: the optimizer does not know it.
+    pub(super) fn update(&self, run: &mut Run, gradients: &Gradients, learning_rate: f64, factor: f64) -> Result<()> {
+        let known: HashSet<&str> = run.optimizer.names().collect();
+        if let Some(name) = gradients.keys().find(|name| !known.contains(name.as_str())) {
+            let problem = format!("the parameter `{name}` was frozen when training began, and is not now");
+            return Err(Error::new(What::Conflict(problem))
+                .at(Place::Tensor(name.clone()))
+                .hint("unfreeze it before `trainer.train()`; a loop with `AdamW` can unfreeze at any time"));
+        }
+        if run.groups.is_empty() {
+            return run.optimizer.step(gradients, learning_rate, factor);
+        }
+        let step = self.state.global_step;
+        let settings = |name: &str| {
+            let other = GroupSettings { weight_decay: self.weight_decay(name), lr_scale: learning_rate };
+            run.groups.settings(name, step, other)
+        };
+        run.optimizer.set_groups(settings);
+        run.optimizer.step(gradients, 1.0, factor)
+    }
+
+    /// How the rows of an epoch are cut into batches.
+    pub(super) fn layout(&self) -> Layout {
         let args = &self.settings.args;
-        let (seed, n) = (args.data_seed.unwrap_or(args.seed), prepared.features.len());
-        match args.train_sampling_strategy {
-            Sampling::Random => sampler::random(seed, epoch as u64, n),
-            Sampling::Sequential => sampler::sequential(n),
-            Sampling::GroupByLength => {
-                let lengths: Vec<usize> = prepared.features.iter().map(|features| features.n_tokens()).collect();
-                let size = args.per_device_train_batch_size * args.gradient_accumulation_steps;
-                sampler::group_by_length(seed, epoch as u64, &lengths, size)
-            }
+        Layout {
+            batch_size: args.per_device_train_batch_size,
+            accumulation: args.gradient_accumulation_steps,
+            drop_last: args.dataloader_drop_last,
+            sampling: args.train_sampling_strategy,
+            seed: args.data_seed.unwrap_or(args.seed),
         }
     }
 }

@@ -60,7 +60,10 @@ choice! {
 pub struct Schedule {
     kind: ScheduleKind,
     form: Form,
+    /// The optimizer's base rate: what the formulas refer to.
     base_lr: f64,
+    /// The rate that is multiplied: `base_lr`, unless a group of parameters has its own.
+    initial_lr: f64,
     warmup: f64,
     total: f64,
 }
@@ -119,7 +122,17 @@ impl Schedule {
             ScheduleKind::ReduceLrOnPlateau => Form::Plateau(Plateau::new(plateau(&mut kwargs)?, base_lr)),
         };
         kwargs.finish()?;
-        Ok(Schedule { kind, form, base_lr, warmup, total })
+        Ok(Schedule { kind, form, base_lr, initial_lr: base_lr, warmup, total })
+    }
+
+    /// The same schedule for a group of parameters whose own base rate is `initial_lr`, as torch's schedulers have it.
+    #[must_use]
+    pub fn of_group(&self, initial_lr: f64) -> Self {
+        let mut schedule = Schedule { initial_lr, ..self.clone() };
+        if let Form::Plateau(plateau) = &mut schedule.form {
+            plateau.state.lr = initial_lr;
+        }
+        schedule
     }
 
     /// The schedule's kind.
@@ -131,7 +144,7 @@ impl Schedule {
     pub fn lr(&self, step: usize) -> f64 {
         match &self.form {
             Form::Plateau(plateau) => plateau.state.lr,
-            _ => self.base_lr * self.factor(step as f64),
+            _ => self.initial_lr * self.factor(step as f64),
         }
     }
 

@@ -9,8 +9,8 @@ use crate::batch::{Batch, Draw, Features};
 use crate::error::{Error, Place, Result, What};
 use crate::head::Model;
 use crate::head::prepare::Prepared;
+use crate::train::compute_loss::ComputeLoss;
 use crate::train::optimizer::Gradients;
-use crate::train::trainer::ComputeLoss;
 
 /// What a window gave.
 pub(super) struct Window {
@@ -41,7 +41,9 @@ pub(super) fn window_of(
         first_row += batch.n_rows();
         model.collate(batch, &prepared.options)
     };
-    window.iter().map(batch).collect()
+    let mut batches = window.iter().map(batch).collect::<Result<Vec<Batch>>>()?;
+    Batch::share_out(&mut batches);
+    Ok(batches)
 }
 
 fn packed(model: &Model, prepared: &Prepared, indices: &[usize], label_smoothing: f64) -> Result<Batch> {
@@ -62,36 +64,21 @@ pub(super) fn accumulate(
     compute_loss: &mut Option<ComputeLoss<'_>>,
     mut after_substep: impl FnMut() -> Result<()>,
 ) -> Result<Window> {
-    let n_items: usize = batches.iter().map(|batch| batch.n_items).sum();
-    let n_batches = batches.len();
     let mut window = Window { loss: 0.0, gradients: Gradients::new(), rows: Vec::new() };
-    for (number, batch) in batches.into_iter().enumerate() {
-        let share = if n_items == 0 { 1.0 / n_batches as f64 } else { batch.n_items as f64 / n_items as f64 };
+    for batch in batches {
         window.rows.extend(&batch.rows);
         let output = model.forward(&batch)?;
         let loss = match compute_loss {
-            Some(compute) => crate::head::scalar(compute(&output, &batch)?)?,
-            None => model.loss(&output, &batch)?,
+            Some(compute) => compute.in_training(&output, &batch)?,
+            None => (model.loss(&output, &batch)? * batch.part.share)?,
         };
-        let loss = (loss * share)?;
         let value: f64 = loss.to_dtype(DType::F64)?.to_scalar()?;
         window.loss += value;
         if !window.loss.is_finite() {
             return Ok(window);
         }
-        let mut store = loss.backward()?;
-        for parameter in model.parameters().all() {
-            if !parameter.is_trainable() {
-                continue;
-            }
-            let Some(gradient) = store.remove(parameter.var().as_tensor()) else { continue };
-            let sum = match window.gradients.swap_remove(parameter.name()) {
-                Some(before) => (before + gradient)?,
-                None => gradient,
-            };
-            window.gradients.insert(parameter.name().to_string(), sum.detach());
-        }
-        if number + 1 < n_batches {
+        model.collect_gradients(&mut loss.backward()?, &mut window.gradients)?;
+        if !batch.part.is_last {
             after_substep()?;
         }
     }

@@ -8,25 +8,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
 use serde_json::{Map, Value as Json};
 
-use crate::batch::{Batch, Draw};
+use crate::batch::Draw;
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Place, Result, What};
 use crate::head::prepare::Prepared;
-use crate::head::{Model, Output, Predictions, labels, options};
+use crate::head::{Model, Predictions, labels, options};
 use crate::tokenizer::Tokenizer;
 use crate::train::callbacks::{Callback, DefaultFlowCallback, Event, Extra, TrainerControl};
+use crate::train::compute_loss::ComputeLoss;
 use crate::train::evaluation::EvaluationData;
 use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
+use crate::train::param_groups::{GroupRates, split};
 use crate::train::schedule::{Schedule, ScheduleKind};
 use crate::train::state::{TrainerState, required_metric};
 use crate::train::step::{accumulate, refuse_missing_gradients, window_of};
 use crate::train::{Interval, MatmulPrecision, NanPolicy, SaveInterval, TrainingArguments, checkpoint};
 
-/// A loss of the user's own: from the model's output and the batch to a scalar.
-pub type ComputeLoss<'a> = Box<dyn FnMut(&Output, &Batch) -> Result<Tensor> + 'a>;
 /// Metrics of the user's own: from predictions and labels to a map of numbers.
 pub type ComputeMetrics<'a> = Box<dyn FnMut(&Predictions) -> Result<Value> + 'a>;
 
@@ -91,9 +90,10 @@ pub struct TrainOutput {
 }
 
 /// What goes on between the steps of one run.
-struct Run {
-    optimizer: AdamW,
+pub(super) struct Run {
+    pub(super) optimizer: AdamW,
     schedule: Schedule,
+    pub(super) groups: GroupRates,
     started: Instant,
     /// Sum of the losses since the last log, and over the whole run.
     loss_since_log: f64,
@@ -126,6 +126,7 @@ impl Trainer {
             return Err(Error::new(What::Conflict(problem)).hint("run with `--device cpu`"));
         }
         options::check(&**settings.model.task(), &settings.task_options, "`task_options`")?;
+        split(settings.model.parameters(), settings.args.param_groups.iter().map(|group| group.params.as_slice()))?;
         if let Some(dataset) = &settings.train_dataset {
             labels::settle(&settings.model, dataset)?;
         }
@@ -187,7 +188,7 @@ impl Trainer {
         if args.float32_matmul_precision != MatmulPrecision::Highest {
             hooks.note("`float32_matmul_precision`: products are exact in this version, whatever it allows");
         }
-        let n_batches = self.batches_per_epoch(prepared.features.len())?;
+        let n_batches = self.layout().n_batches(prepared.features.len(), "dataloader_drop_last")?;
         let updates_per_epoch = n_batches.div_ceil(args.gradient_accumulation_steps);
         let (max_steps, n_epochs) = if args.max_steps > 0 {
             let steps = args.max_steps as usize;
@@ -197,9 +198,12 @@ impl Trainer {
         };
         self.state = TrainerState::default();
         self.control = TrainerControl::default();
+        let schedule = args.schedule(max_steps)?;
+        let parameters = self.settings.model.parameters();
         let mut run = Run {
             optimizer: self.new_optimizer()?,
-            schedule: args.schedule(max_steps)?,
+            groups: GroupRates::new(parameters, &args.param_groups, args.learning_rate, &schedule)?,
+            schedule,
             started,
             loss_since_log: 0.0,
             loss_total: 0.0,
@@ -220,6 +224,9 @@ impl Trainer {
             run.skipped = loaded.skipped;
             if let Some(state) = &loaded.schedule {
                 run.schedule.load_state(state)?;
+            }
+            if let Some(state) = &loaded.group_schedules {
+                run.groups.load_state(state)?;
             }
             self.load_callback_states(hooks)?;
             hooks.note(&format!("resumed from {} at step {}", folder.display(), self.state.global_step));
@@ -256,7 +263,7 @@ impl Trainer {
         self.announce(Event::EpochBegin, hooks, &Extra::default())?;
         let size = self.settings.args.per_device_train_batch_size;
         let accumulation = self.settings.args.gradient_accumulation_steps;
-        let order = self.order(epoch, prepared);
+        let order = self.layout().order(epoch, prepared);
         let batches: Vec<&[usize]> = order.chunks(size).take(n_batches).collect();
         for (number, window) in batches.chunks(accumulation).enumerate().skip(skip) {
             self.control.new_step();
@@ -302,7 +309,7 @@ impl Trainer {
         self.announce(Event::PreOptimizerStep, hooks, &Extra::default())?;
         let factor = clip.map_or(1.0, |max_norm| clip_factor(norm, max_norm));
         let learning_rate = run.schedule.lr(self.state.global_step);
-        run.optimizer.step(&window.gradients, learning_rate, factor)?;
+        self.update(run, &window.gradients, learning_rate, factor)?;
         self.announce(Event::OptimizerStep, hooks, &Extra::default())?;
         run.loss_since_log += window.loss;
         run.loss_total += window.loss;
@@ -352,7 +359,9 @@ impl Trainer {
             let metrics = self.evaluate(None, hooks)?;
             if run.schedule.kind() == ScheduleKind::ReduceLrOnPlateau {
                 let key = self.settings.args.best_metric_key().unwrap_or_else(|| "eval_loss".into());
-                run.schedule.observe(required_metric(&metrics, &key)?);
+                let metric = required_metric(&metrics, &key)?;
+                run.schedule.observe(metric);
+                run.groups.observe(metric);
             }
             let better = self.state.note_evaluation(&self.settings.args, &metrics)?;
             if self.settings.args.save_strategy == SaveInterval::Best {
@@ -380,6 +389,7 @@ impl Trainer {
         let progress = checkpoint::Progress {
             state: self.state.clone(),
             schedule: run.schedule.state(),
+            group_schedules: run.groups.state(),
             loss_total: run.loss_total,
             loss_since_log: run.loss_since_log,
             last_logged_step: run.last_logged_step,

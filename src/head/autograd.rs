@@ -1,0 +1,72 @@
+//! What a training loop of a script's own keeps of a model: whether it trains, and the gradients added up so far.
+//!
+//! The trainer needs neither: it says so with each batch, and adds up the gradients of a window by itself.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+use indexmap::IndexMap;
+
+use crate::error::Result;
+use crate::model::parameters::Parameters;
+
+/// Gradients by parameter name.
+pub type Gradients = IndexMap<String, Tensor>;
+
+/// Whether a model trains: torch's `train()` and `eval()`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nobody has said: dropout is what the batch says, and a `DataLoader`'s batches do not drop.
+    Unset,
+    /// Dropout drops.
+    Train,
+    /// Nothing drops.
+    Eval,
+}
+
+/// The state of a loop.
+#[derive(Debug, Default)]
+pub(super) struct LoopState {
+    mode: AtomicU8,
+    gradients: Mutex<Gradients>,
+}
+
+impl LoopState {
+    pub(super) fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            0 => Mode::Unset,
+            1 => Mode::Train,
+            _ => Mode::Eval,
+        }
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn gradients(&self) -> MutexGuard<'_, Gradients> {
+        self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them to `sums`. Gives their number.
+///
+/// # Errors
+/// A tensor operation that fails.
+pub(super) fn collect(parameters: &Parameters, store: &mut GradStore, sums: &mut Gradients) -> Result<usize> {
+    let mut count = 0;
+    for parameter in parameters.all() {
+        if !parameter.is_trainable() {
+            continue;
+        }
+        let Some(gradient) = store.remove(parameter.var().as_tensor()) else { continue };
+        count += 1;
+        match sums.get_mut(parameter.name()) {
+            Some(sum) => *sum = (&*sum + gradient)?.detach(),
+            None => drop(sums.insert(parameter.name().to_string(), gradient.detach())),
+        }
+    }
+    Ok(count)
+}
