@@ -108,7 +108,7 @@ mod outputs {
     /// ```rhai
     /// let model = AutoModelForQuestionAnswering::from_pretrained("std/minilm-tiny");
     /// let outputs = model.forward(Batch::of([#{ input_ids: [2, 100, 3] }]));
-    /// expect(outputs.keys() == ["start_logits", "end_logits"], "both ends");
+    /// expect(outputs.keys() == ["end_logits", "start_logits"], "both ends");
     /// ```
     #[rhai_fn(pure)]
     pub fn keys(outputs: &mut ModelOutput) -> Array {

@@ -91,7 +91,7 @@ impl ScriptOptimizer {
             let wrong = || What::WrongType { name: of.clone(), wanted: "a map".into(), got };
             let mut options = Options::new(of.clone(), group.try_cast::<Map>().ok_or_else(wrong)?);
             let before = before.cast::<Map>();
-            for key in ["params", "betas", "eps", "initial_lr"] {
+            for key in ["params", "betas", "eps"] {
                 let kept =
                     options.take(key).is_none_or(|value| shown(&value) == before.get(key).map_or(String::new(), shown));
                 if !kept {
@@ -102,8 +102,11 @@ impl ScriptOptimizer {
             let old = self.lock().groups()[number].values;
             let lr = options.float("lr")?.unwrap_or(old.lr);
             let weight_decay = options.float("weight_decay")?.unwrap_or(old.weight_decay);
+            let initial_lr = options.float("initial_lr")?.unwrap_or(old.initial_lr);
             options.finish()?;
-            self.lock().set(number, lr, weight_decay)?;
+            let mut optimizer = self.lock();
+            optimizer.set(number, lr, weight_decay)?;
+            optimizer.set_initial_lr(number, initial_lr);
         }
         Ok(())
     }

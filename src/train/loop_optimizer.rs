@@ -99,6 +99,13 @@ impl LoopOptimizer {
         Ok(())
     }
 
+    /// Changes the rate that schedules made from now on multiply, for a group that is there.
+    pub fn set_initial_lr(&mut self, number: usize, initial_lr: f64) {
+        if let Some(group) = self.groups.get_mut(number) {
+            group.values.initial_lr = initial_lr;
+        }
+    }
+
     /// One update from the gradients that `model` has added up; parameters without one stay as they are.
     ///
     /// # Errors
