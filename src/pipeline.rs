@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use crate::batch::{Batch, Features, features};
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
-use crate::head::{Function, Model, options};
+use crate::head::generation::{self, Caller, GenerationSettings};
+use crate::head::{Function, Model, options, texts};
 use crate::tokenizer::Tokenizer;
 
 /// A model and its tokenizer, ready to predict. Cheap to clone.
@@ -19,7 +20,11 @@ pub struct Pipeline {
     tokenizer: Tokenizer,
     options: Row,
     batch_size: usize,
+    seed: u64,
 }
+
+/// The seed of draws where nobody gives one: Hugging Face's default for training.
+const DEFAULT_SEED: u64 = 42;
 
 /// Hugging Face's names of a task, and what follows the class prefix of the models that do it.
 const TASKS: [(&str, &str); 7] = [
@@ -55,7 +60,13 @@ impl Pipeline {
     /// Options that the task does not have.
     pub fn new(model: Model, tokenizer: Tokenizer, batch_size: usize, options: Row) -> Result<Self> {
         options::check(&**model.task(), &options, "`pipeline`")?;
-        Ok(Pipeline { model, tokenizer, options, batch_size: batch_size.max(1) })
+        Ok(Pipeline { model, tokenizer, options, batch_size: batch_size.max(1), seed: DEFAULT_SEED })
+    }
+
+    /// The same pipeline with another seed of what it draws.
+    #[must_use]
+    pub fn seeded(self, seed: u64) -> Self {
+        Pipeline { seed, ..self }
     }
 
     /// The model.
@@ -70,11 +81,47 @@ impl Pipeline {
     pub fn predict(&self, rows: &[Row], given: &Row) -> Result<Vec<Value>> {
         options::check(&**self.model.task(), given, "`predict`")?;
         let options = options::merged(&self.model, Some(&self.tokenizer), &[&self.options, given])?;
+        let settings = if self.model.task().generates() {
+            let given: [&Row; 2] = [&own(&self.options), &own(given)];
+            Some(GenerationSettings::read(&self.model.generation_config(), &given, Caller::Pipeline, self.seed)?)
+        } else {
+            None
+        };
         let mut results = Vec::with_capacity(rows.len());
         for (number, chunk) in rows.chunks(self.batch_size).enumerate() {
-            results.extend(self.predict_chunk(chunk, number * self.batch_size, &options)?);
+            let first = number * self.batch_size;
+            results.extend(match &settings {
+                Some(settings) => self.generate_chunk(chunk, first, settings, &options)?,
+                None => self.predict_chunk(chunk, first, &options)?,
+            });
         }
         Ok(results)
+    }
+
+    /// The generated texts of some prompts, the first of which has the number `first`.
+    fn generate_chunk(
+        &self,
+        rows: &[Row],
+        first: usize,
+        settings: &GenerationSettings,
+        options: &Value,
+    ) -> Result<Vec<Value>> {
+        let in_row = |index: usize| move |error| features::in_row(error, first + index);
+        let prompts = rows.iter().enumerate().map(|(index, row)| {
+            let (text, _) = texts::text_columns(row).map_err(in_row(index))?;
+            let tokens = generation::prompt_tokens(&text, settings, &self.tokenizer).map_err(in_row(index))?;
+            Ok((text, tokens))
+        });
+        let (prompts, tokens): (Vec<_>, Vec<_>) = prompts.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let sequences = generation::generate(&self.model, &tokens, settings, Some(&self.tokenizer), first)?;
+        let prompts: Vec<(&str, usize)> =
+            prompts.iter().zip(&tokens).map(|(text, tokens)| (&**text, tokens.len())).collect();
+        let texts = generation::texts(&prompts, &sequences, settings, &self.tokenizer)?;
+        let each = texts.chunks(settings.num_return_sequences).zip(rows).enumerate().map(|(index, (texts, row))| {
+            let texts = texts.iter().map(|text| Value::from(text.as_str())).collect();
+            self.model.task().merge(&Value::List(texts), row, options).map_err(in_row(index))
+        });
+        each.collect()
     }
 
     /// The results of some rows, the first of which has the number `first`.
@@ -92,9 +139,10 @@ impl Pipeline {
             .collect();
         let mut decoded = Vec::with_capacity(flat.len());
         for examples in flat.chunks(self.batch_size) {
-            let batch = self.model.collate(self.model.pack(examples)?, options)?;
+            // `collate` is training's and evaluation's: here nothing is masked.
+            let batch = self.model.pack(examples)?;
             let output = self.model.forward(&batch)?;
-            let values = self.model.decode(&output, &batch, options)?;
+            let values = self.model.decode(&output, &batch, options, Some(&self.tokenizer))?;
             decoded.extend(self.one_each(values, &batch)?);
         }
         let mut decoded = decoded.into_iter();
@@ -121,6 +169,12 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// The options that are about generating, of all that a task may have.
+fn own(options: &Row) -> Row {
+    let own = options.iter().filter(|(key, _)| generation::is_option(key));
+    Row::new(own.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
 /// A row that holds one text.

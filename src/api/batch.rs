@@ -266,6 +266,17 @@ mod packing {
         batch.clone().with_items(&labels).map_err(raise)
     }
 
+    /// The same batch with a column of numbers, one a row or one a token: for `collate` of a task.
+    ///
+    /// ```rhai
+    /// let batch = Batch::of([#{ input_ids: [2, 3, 5] }]);
+    /// expect(batch.with_column("labels", batch.input_ids).labels.to_array() == [2, 3, 5], "its own tokens");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn with_column(batch: &mut Batch, name: &str, values: Tensor) -> ScriptResult<Batch> {
+        batch.clone().with_column(name, values).map_err(raise)
+    }
+
     /// The padded view: `(tokens, hidden)` to `(rows, longest, hidden)`, with zeros where a row has ended.
     ///
     /// ```rhai

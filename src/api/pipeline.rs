@@ -57,7 +57,7 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
             }
         },
     };
-    Pipeline::new(model, tokenizer, batch_size, rest(options)?)
+    Ok(Pipeline::new(model, tokenizer, batch_size, rest(options)?)?.seeded(session.seed()))
 }
 
 fn open(session: &Session, name: &str, revision: Option<&str>) -> Result<Tokenizer> {

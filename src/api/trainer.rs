@@ -95,12 +95,16 @@ impl ScriptTrainer {
         }
         let task_options = options.row("task_options")?;
         options.finish()?;
+        let tokenizer = processing.or(named);
+        if let Some(tokenizer) = &tokenizer {
+            model.remember_tokenizer(tokenizer);
+        }
         let settings = TrainerSettings {
             model: model.clone(),
             args: (*arguments.0).clone(),
             train_dataset,
             eval_dataset,
-            tokenizer: processing.or(named),
+            tokenizer,
             task_options,
         };
         Ok(ScriptTrainer(Arc::new(Shared {

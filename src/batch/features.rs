@@ -59,6 +59,20 @@ pub fn is_encoded(columns: &[String]) -> bool {
 }
 
 impl Features {
+    /// A row of these tokens and nothing else, the first of which stands at `position`.
+    pub fn of_tokens(tokens: &[u32], position: u32) -> Self {
+        let places = (position..).take(tokens.len());
+        Features {
+            input_ids: tokens.to_vec(),
+            token_type_ids: None,
+            position_ids: (position > 0).then(|| places.collect()),
+            columns: Vec::new(),
+            kept: Row::default(),
+            truncated: false,
+            list_labels: ListLabels::default(),
+        }
+    }
+
     /// Reads an encoded row, where it is not known what reads its labels.
     ///
     /// # Errors

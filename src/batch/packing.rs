@@ -234,6 +234,44 @@ impl Batch {
         Ok(self)
     }
 
+    /// The same batch with the column `name`, whole numbers as i64.
+    ///
+    /// # Errors
+    /// Values that are neither one a row nor one a token.
+    pub fn with_column(mut self, name: &str, values: Tensor) -> Result<Self> {
+        let n_leading = values.dims().first().copied().unwrap_or(0);
+        if n_leading != self.n_rows() && n_leading != self.n_tokens() {
+            let (rows, tokens, dims) = (self.n_rows(), self.n_tokens(), values.dims());
+            let problem =
+                format!("`{name}` of {dims:?} has neither one entry for each of {rows} rows nor {tokens} tokens");
+            return Err(What::Conflict(problem).into());
+        }
+        let values = if values.dtype().is_int() { values.to_dtype(DType::I64)? } else { values };
+        self.columns.insert(name.to_string(), values);
+        Ok(self)
+    }
+
+    /// The same batch with other tokens, as many as before.
+    ///
+    /// # Errors
+    /// Another number of tokens.
+    pub fn with_input_ids(&self, ids: Vec<u32>) -> Result<Self> {
+        if ids.len() != self.n_tokens() {
+            let problem = format!("{} tokens for a batch of {}", ids.len(), self.n_tokens());
+            return Err(What::Conflict(problem).into());
+        }
+        let mut batch = self.clone();
+        batch.largest.input_id = (0, self.rows.first().copied().unwrap_or(0));
+        for (row, &number) in self.rows.iter().enumerate() {
+            let most = ids[self.starts[row]..self.starts[row + 1]].iter().copied().max().unwrap_or(0);
+            if most > batch.largest.input_id.0 {
+                batch.largest.input_id = (most, number);
+            }
+        }
+        batch.input_ids = Tensor::from_vec(ids, self.n_tokens(), self.input_ids.device())?;
+        Ok(batch)
+    }
+
     /// The number of the next dropout site of the head: 0, 1, ... in the order of the calls of one forward.
     pub fn next_dropout_site(&self) -> u64 {
         self.dropout_sites.fetch_add(1, Ordering::Relaxed)

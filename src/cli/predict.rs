@@ -47,6 +47,7 @@ impl Predict {
         let host = Host::new(settings, &context.sources);
         let session = &host.session;
         let pipeline = open(session.places(), &self, &|name| session.task(name), session.device().clone())?;
+        let pipeline = pipeline.seeded(session.seed());
         match &self.text {
             Some(text) => show(context, &pipeline, std::slice::from_ref(text)),
             None => {
@@ -128,19 +129,30 @@ fn show(context: &Context, pipeline: &Pipeline, texts: &[String]) -> Result<()> 
             let body: Map<String, Json> = body.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
             context.reporter.event("prediction", body);
         } else {
-            let several = result.as_list().map(<[Value]>::to_vec).unwrap_or_else(|| vec![result.clone()]);
-            let shown: Vec<String> = several.iter().map(labelled).collect();
             let suffix = if texts.len() > 1 { format!("  {text}") } else { String::new() };
-            context.reporter.line(&format!("{}{suffix}", shown.join("  ")));
+            context.reporter.line(&format!("{}{suffix}", shown(&result)));
         }
     }
     Ok(())
 }
 
-/// `label 0.9876`, or the result as JSON where it has another form.
+/// A result on one line: what is said of the text, best first; masks apart from each other.
+fn shown(result: &Value) -> String {
+    match result.as_list() {
+        Some(several @ [Value::List(_), ..]) => several.iter().map(shown).collect::<Vec<_>>().join(" | "),
+        Some(several) => several.iter().map(labelled).collect::<Vec<_>>().join("  "),
+        None => labelled(result),
+    }
+}
+
+/// `label 0.9876`, a text that was generated, or the result as JSON where it has another form.
 fn labelled(result: &Value) -> String {
     let Value::Map(map) = result else { return result.to_json().to_string() };
-    match (map.get("label").and_then(Value::as_str), map.get("score").and_then(Value::as_float)) {
+    if let Some(text) = map.get("generated_text").and_then(Value::as_str) {
+        return text.to_string();
+    }
+    let label = map.get("label").or_else(|| map.get("token_str")).and_then(Value::as_str);
+    match (label, map.get("score").and_then(Value::as_float)) {
         (Some(label), Some(score)) => format!("{label} {score:.4}"),
         _ => result.to_json().to_string(),
     }

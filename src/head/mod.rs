@@ -8,7 +8,10 @@ pub mod best_labels;
 pub mod blocks;
 pub mod builder;
 pub mod class_weights;
+pub mod fill_mask;
+pub mod generation;
 pub mod labels;
+pub mod masking;
 mod model;
 pub mod options;
 mod output;
@@ -32,7 +35,7 @@ use crate::tokenizer::Tokenizer;
 pub use autograd::{Gradients, Mode};
 pub use builder::HeadBuilder;
 pub use model::{LoadReport, Model, ModelSettings, WeakModel, label_of, reference_of, scalar};
-pub use output::{Output, Predictions};
+pub use output::{Leading, Output, Predictions};
 
 /// What a task's `create` made: opaque to everybody else.
 pub type HeadState = Arc<dyn Any + Send + Sync>;
@@ -130,11 +133,17 @@ pub trait Task: Send + Sync {
         Ok(batch)
     }
 
-    /// What a pipeline returns for a batch's logits: one value a feature.
+    /// Whether a pipeline gives texts that the model generates: the optional function `generates()`, which returns true.
+    /// The task's `merge` gets the texts of a prompt then, and there is no `decode`.
+    fn generates(&self) -> bool {
+        false
+    }
+
+    /// What a pipeline returns for a batch's logits: one value a feature. A task that names tokens gets the tokenizer.
     ///
     /// # Errors
     /// What the task raises.
-    fn decode(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value>;
+    fn decode(&self, output: &Output, batch: &Batch, options: &Value, tokenizer: Option<&Tokenizer>) -> Result<Value>;
 
     /// What a pipeline returns for a row, from what was decoded of each of its features.
     ///

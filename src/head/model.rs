@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use crate::batch::{Batch, Column, Features, ListLabels};
 use crate::data::files::Folder;
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::autograd::{self, Gradients, LoopState, Mode};
+use crate::head::generation::defaults;
 use crate::head::output::Leading;
 use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
 use crate::model::backbone::LoadSettings;
@@ -20,7 +21,7 @@ use crate::model::encoder::Encoder;
 use crate::model::family::Family;
 use crate::model::parameters::Parameters;
 use crate::model::{Backbone, ModelConfig, save};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerOptions};
 
 /// A model with a head. Cheap to clone; all clones are the same model.
 #[derive(Clone)]
@@ -39,6 +40,11 @@ struct Inner {
     leading: OnceLock<Vec<Leading>>,
     report: LoadReport,
     state: LoopState,
+    /// Where it was loaded from: the tokenizer's files lie beside the weights.
+    folder: Option<Folder>,
+    tokenizer: RwLock<Option<Tokenizer>>,
+    /// generation_config.json; empty where there was none.
+    generation_config: Map<String, Json>,
 }
 
 /// A model that does not keep its weights alive.
@@ -93,7 +99,7 @@ impl Model {
     pub fn from_pretrained(folder: &Folder, settings: ModelSettings) -> Result<Self> {
         let started = Instant::now();
         let backbone = Backbone::from_pretrained(folder, &settings.load)?;
-        Self::with_head(backbone, settings, started)
+        Self::with_head(backbone, settings, started, Some(folder))
     }
 
     /// A model with new weights.
@@ -103,10 +109,15 @@ impl Model {
     pub fn from_config(config: ModelConfig, settings: ModelSettings) -> Result<Self> {
         let started = Instant::now();
         let backbone = Backbone::from_config(config, &settings.load)?;
-        Self::with_head(backbone, settings, started)
+        Self::with_head(backbone, settings, started, None)
     }
 
-    fn with_head(backbone: Backbone, settings: ModelSettings, started: Instant) -> Result<Self> {
+    fn with_head(
+        backbone: Backbone,
+        settings: ModelSettings,
+        started: Instant,
+        folder: Option<&Folder>,
+    ) -> Result<Self> {
         let sizes = backbone.encoder.config();
         let (deviation, eps) = (sizes.initializer_range, sizes.layer_norm_eps);
         let builder = HeadBuilder::new(backbone.builder.clone(), backbone.family, deviation, eps);
@@ -136,6 +147,9 @@ impl Model {
             leading: OnceLock::new(),
             report,
             state: LoopState::default(),
+            generation_config: folder.map(defaults::read).transpose()?.unwrap_or_default(),
+            folder: folder.cloned(),
+            tokenizer: RwLock::default(),
         }));
         model.probe();
         Ok(model)
@@ -144,15 +158,7 @@ impl Model {
     /// Learns from two rows of two and three tokens whether the task's outputs have one entry a row or one a token; a
     /// task whose forward needs columns of its own is asked at its first real batch instead.
     fn probe(&self) {
-        let row = |n: usize| Features {
-            input_ids: vec![0; n],
-            token_type_ids: None,
-            position_ids: None,
-            columns: Vec::new(),
-            kept: Row::default(),
-            truncated: false,
-            list_labels: ListLabels::default(),
-        };
+        let row = |n: usize| Features::of_tokens(&vec![0; n], 0);
         let attempt = || -> Result<Option<Vec<Leading>>> {
             let batch = Batch::pack(&[(0, &row(2)), (1, &row(3))], &self.0.device)?;
             let shape = (batch.n_tokens(), self.0.encoder.config().hidden_size);
@@ -281,6 +287,40 @@ impl Model {
         self.0.task.forward(&self.0.head, &hidden, batch).map_err(|error| batch.relocate(error))
     }
 
+    /// The head's output for hidden states that come from elsewhere, as [`Model::forward`] gives it for the encoder's.
+    ///
+    /// # Errors
+    /// What the task raises.
+    pub fn head_forward(&self, hidden: &Tensor, batch: &Batch) -> Result<Output> {
+        batch.start_forward();
+        self.0.task.forward(&self.0.head, hidden, batch).map_err(|error| batch.relocate(error))
+    }
+
+    /// The tokenizer that goes with the model: the one it was trained with, else that of the folder it was loaded from.
+    ///
+    /// # Errors
+    /// A folder without a tokenizer, or files that are broken.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let mut known = self.0.tokenizer.write().unwrap_or_else(PoisonError::into_inner);
+        if let (None, Some(folder)) = (&*known, &self.0.folder) {
+            *known = Some(Tokenizer::from_folder(folder, TokenizerOptions::default())?);
+        }
+        Ok(known.clone())
+    }
+
+    /// Keeps the tokenizer that the model is trained with.
+    pub fn remember_tokenizer(&self, tokenizer: &Tokenizer) {
+        *self.0.tokenizer.write().unwrap_or_else(PoisonError::into_inner) = Some(tokenizer.clone());
+    }
+
+    /// The model's own settings of text generation: generation_config.json, else what config.json says of special tokens.
+    pub fn generation_config(&self) -> Map<String, Json> {
+        match self.0.generation_config.is_empty() {
+            true => defaults::of_config(&self.config(), self.0.family),
+            false => self.0.generation_config.clone(),
+        }
+    }
+
     /// The task's loss of an output of [`Model::forward`].
     ///
     /// # Errors
@@ -306,12 +346,18 @@ impl Model {
     ///
     /// # Errors
     /// What the task raises, or a task without `decode`.
-    pub fn decode(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
+    pub fn decode(
+        &self,
+        output: &Output,
+        batch: &Batch,
+        options: &Value,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Value> {
         if !self.0.task.has(Function::Decode) {
             return Err(Error::new(What::Unsupported(format!("a pipeline for the task `{}`", self.0.task.name())))
                 .hint("give the task a function `decode(output, batch, options)`"));
         }
-        self.0.task.decode(output, batch, options)
+        self.0.task.decode(output, batch, options, tokenizer)
     }
 
     /// Writes config.json and model.safetensors into `folder`, as Hugging Face's `save_pretrained` does.
@@ -335,6 +381,10 @@ impl Model {
             .map(|parameter| (parameter.name().to_string(), parameter.var().as_detached_tensor()))
             .collect();
         save::write_file(&folder.join(crate::model::weights::SINGLE), &save::to_safetensors(&tensors)?)?;
+        if self.0.task.generates() {
+            let text = defaults::to_text(&self.generation_config());
+            save::write_file(&folder.join(defaults::FILE), text.as_bytes())?;
+        }
         save::write_file(&folder.join("config.json"), text.as_bytes())
     }
 

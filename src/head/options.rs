@@ -72,6 +72,7 @@ pub fn merged(model: &Model, tokenizer: Option<&Tokenizer>, given: &[&Row]) -> R
         tokenizer.and_then(read).map_or(Value::Null, |id| Value::Int(i64::from(id)))
     };
     let vocab_size = tokenizer.map_or_else(|| model.encoder().config().vocab_size, Tokenizer::len);
+    let special = tokenizer.map(Tokenizer::special_ids).unwrap_or_default();
     let base = [
         ("label_names", Value::List(names)),
         ("problem_type", problem),
@@ -79,6 +80,7 @@ pub fn merged(model: &Model, tokenizer: Option<&Tokenizer>, given: &[&Row]) -> R
         ("pad_token_id", id(Tokenizer::pad_id)),
         ("mask_token_id", id(Tokenizer::mask_id)),
         ("eos_token_id", id(Tokenizer::eos_id)),
+        ("special_token_ids", Value::List(special.into_iter().map(|id| Value::Int(i64::from(id))).collect())),
         (MAX_LENGTH, Value::Int(longest as i64)),
     ];
     let mut map: IndexMap<String, Value> = base.into_iter().map(|(key, value)| (key.to_string(), value)).collect();

@@ -7,6 +7,7 @@
 pub mod classification;
 pub mod classification_report;
 pub mod multi_label;
+pub mod perplexity;
 pub mod ranking;
 pub mod regression;
 

@@ -5,6 +5,7 @@
 pub mod backbone;
 pub mod bert;
 pub mod config;
+pub mod decoder;
 pub mod distilbert;
 pub mod electra;
 pub mod encoder;

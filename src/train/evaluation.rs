@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::data::{Dataset, Value};
 use crate::error::{Error, Result, What};
 use crate::head::prepare::{Prepared, prepare};
-use crate::head::{Function, Predictions, class_weights, label_of, reference_of};
+use crate::head::{Function, Leading, Output, Predictions, class_weights, label_of, reference_of};
 use crate::train::callbacks::{Event, Extra, Progress};
 use crate::train::step::batch_of;
 use crate::train::trainer::{Hooks, Trainer};
@@ -38,6 +38,15 @@ pub struct Evaluation {
 enum Wanted {
     Metrics,
     Predictions,
+}
+
+/// What gave the rows their labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    /// The data, or the task's `encode`.
+    ByEncode,
+    /// The task's `collate`: hidden tokens.
+    ByCollate,
 }
 
 /// The label columns that are looked for when the arguments name none.
@@ -93,7 +102,8 @@ impl Trainer {
         // nothing to win by sorting.
         let order: Vec<usize> = (0..prepared.features.len()).collect();
         let batches: Vec<&[usize]> = order.chunks(self.settings.args.per_device_eval_batch_size).collect();
-        let names = self.label_names(&prepared);
+        let first = batches.first().map(|indices| self.batch(&prepared, indices)).transpose()?;
+        let (names, made) = self.label_names(&prepared, first.as_ref());
         let has_labels = !names.is_empty();
         let task = self.settings.model.task().clone();
         // Logits are kept where somebody asked for them; a task's own metrics need less of them, or nothing.
@@ -104,9 +114,14 @@ impl Trainer {
             || (scores_task && !reduces);
         let mut predictions = vec![Value::Null; if keeps_logits { prepared.features.len() } else { 0 }];
         let mut reduced = Vec::new();
+        let mut made_labels = Vec::new();
         let (mut loss_sum, mut n_items) = (0.0, 0usize);
+        let mut first = first;
         for (number, indices) in batches.iter().enumerate() {
-            let batch = batch_of(&self.settings.model, &prepared, indices, self.settings.args.label_smoothing_factor)?;
+            let batch = match first.take() {
+                Some(batch) => batch,
+                None => self.batch(&prepared, indices)?,
+            };
             let output = self.settings.model.forward(&batch)?;
             if has_labels {
                 let loss = match &mut hooks.compute_loss {
@@ -123,16 +138,22 @@ impl Trainer {
                     predictions[index] = value;
                 }
             }
+            if keeps_logits && has_labels && made == Made::ByCollate {
+                made_labels.extend(labels_of(&batch, &names)?);
+            }
             if reduces {
                 reduced.extend(one_each(task.reduce(&output, &batch, &prepared.options)?, &batch, task.name())?);
             }
             let progress = Progress { done: number + 1, total: batches.len() };
             self.announce(Event::PredictionStep, hooks, &Extra { progress: Some(progress), ..Extra::default() })?;
         }
-        let label_ids: Vec<Value> = if has_labels {
-            prepared.features.iter().map(|features| label_of(features, &names).unwrap_or(Value::Null)).collect()
-        } else {
-            Vec::new()
+        // Whoever looks at the labels looks at the logits too.
+        let label_ids: Vec<Value> = match made {
+            Made::ByCollate => made_labels,
+            Made::ByEncode if has_labels && keeps_logits => {
+                prepared.features.iter().map(|features| label_of(features, &names).unwrap_or(Value::Null)).collect()
+            }
+            Made::ByEncode => Vec::new(),
         };
         let mut metrics = Map::new();
         let loss = (n_items > 0).then(|| loss_sum / n_items as f64);
@@ -161,14 +182,23 @@ impl Trainer {
         Ok(Evaluation { metrics, predictions })
     }
 
-    /// The label columns that every row has.
-    fn label_names(&self, prepared: &Prepared) -> Vec<String> {
+    fn batch(&self, prepared: &Prepared, indices: &[usize]) -> Result<Batch> {
+        batch_of(&self.settings.model, prepared, indices, self.settings.args.label_smoothing_factor)
+    }
+
+    /// The label columns that every row has; where there is none, those that the task's `collate` gave the first batch.
+    fn label_names(&self, prepared: &Prepared, first: Option<&Batch>) -> (Vec<String>, Made) {
         let wanted: Vec<String> = match &self.settings.args.label_names {
             Some(names) => names.clone(),
             None => DEFAULT_LABELS.iter().map(ToString::to_string).collect(),
         };
-        let has = |name: &String| prepared.features.iter().all(|features| features.column(name).is_some());
-        wanted.into_iter().filter(has).collect()
+        let has = |name: &&String| prepared.features.iter().all(|features| features.column(name).is_some());
+        let own: Vec<String> = wanted.iter().filter(has).cloned().collect();
+        if !own.is_empty() {
+            return (own, Made::ByEncode);
+        }
+        let made = wanted.into_iter().filter(|name| first.is_some_and(|batch| batch.columns.contains_key(name)));
+        (made.collect(), Made::ByCollate)
     }
 
     /// The features of a data set, encoded once and kept while the trainer lives.
@@ -208,6 +238,17 @@ impl Trainer {
         self.encoded.push((key, dataset.clone(), prepared.clone()));
         Ok(prepared)
     }
+}
+
+/// The labels of a batch, one entry a row.
+fn labels_of(batch: &Batch, names: &[String]) -> Result<Vec<Value>> {
+    let tensors = names.iter().filter_map(|name| Some((name.clone(), batch.columns.get(name)?.clone())));
+    let output = match tensors.collect::<Vec<_>>().as_slice() {
+        [(_, one)] => Output::One(one.clone()),
+        several => Output::Named(several.iter().cloned().collect()),
+    };
+    let leading = output.leading(batch).unwrap_or_else(|| vec![Leading::Rows; names.len()]);
+    output.per_row(batch, &leading)
 }
 
 /// What a task's `reduce` returned, one value a feature.

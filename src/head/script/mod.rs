@@ -29,6 +29,7 @@ pub struct ScriptTask {
     own: Vec<String>,
     functions: Vec<(String, usize)>,
     pads_rows: bool,
+    generates: bool,
 }
 
 /// The functions that every task has: name, number of parameters, signature.
@@ -38,13 +39,15 @@ const REQUIRED: [(&str, usize, &str); 3] = [
     ("loss", 3, "loss(head, output, batch)"),
 ];
 /// The functions that a task may have.
-const OPTIONAL: [(&str, usize, &str); 10] = [
+const OPTIONAL: [(&str, usize, &str); 12] = [
     ("padding", 0, "padding()"),
     ("options", 0, "options()"),
     ("encode", 3, "encode(tokenizer, row, options)"),
     ("block_size", 1, "block_size(options)"),
     ("collate", 2, "collate(batch, options)"),
     ("decode", 3, "decode(output, batch, options)"),
+    ("decode", 4, "decode(output, batch, options, tokenizer)"),
+    ("generates", 0, "generates()"),
     ("merge", 3, "merge(results, row, options)"),
     ("reduce", 3, "reduce(output, batch, options)"),
     ("metrics", 2, "metrics(predictions, references)"),
@@ -94,7 +97,7 @@ impl ScriptTask {
         };
         let functions = defined(&ast);
         let own = own.into_iter().map(|(name, _)| name).collect();
-        let mut task = ScriptTask { name, engine, ast, base, own, functions, pads_rows: false };
+        let mut task = ScriptTask { name, engine, ast, base, own, functions, pads_rows: false, generates: false };
         if task.defines("padding", 0) {
             let value = task.call("padding", ())?;
             task.pads_rows = match value.clone().into_string().as_deref() {
@@ -102,6 +105,10 @@ impl ScriptTask {
                 Ok("none") => false,
                 _ => return Err(task.unexpected("padding", "\"longest\" or \"none\"", &value)),
             };
+        }
+        if task.defines("generates", 0) {
+            let value = task.call("generates", ())?;
+            task.generates = value.as_bool().map_err(|_| task.unexpected("generates", "a bool", &value))?;
         }
         Ok(task)
     }
@@ -177,6 +184,10 @@ impl Task for ScriptTask {
         self.pads_rows
     }
 
+    fn generates(&self) -> bool {
+        self.generates
+    }
+
     fn has(&self, function: Function) -> bool {
         self.functions.iter().any(|(known, _)| known == function.name())
     }
@@ -242,8 +253,14 @@ impl Task for ScriptTask {
         value.clone().try_cast::<Batch>().ok_or_else(|| self.unexpected("collate", "a Batch", &value))
     }
 
-    fn decode(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
-        from_dynamic(&self.call_on(batch, "decode", (output_to_dynamic(output), batch.clone(), to_dynamic(options)))?)
+    fn decode(&self, output: &Output, batch: &Batch, options: &Value, tokenizer: Option<&Tokenizer>) -> Result<Value> {
+        let (output, items, options) = (output_to_dynamic(output), batch.clone(), to_dynamic(options));
+        from_dynamic(&if self.defines("decode", 4) {
+            let tokenizer = tokenizer.map_or(Dynamic::UNIT, |tokenizer| Dynamic::from(tokenizer.clone()));
+            self.call_on(batch, "decode", (output, items, options, tokenizer))?
+        } else {
+            self.call_on(batch, "decode", (output, items, options))?
+        })
     }
 
     fn merge(&self, results: &Value, row: &Row, options: &Value) -> Result<Value> {
