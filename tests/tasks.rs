@@ -101,8 +101,8 @@ fn sentiment_names_the_best_label() {
         let names = ["bad", "good"];
         Value::from(json!({"label_names": names, "function_to_apply": null, "problem_type": null, "top_k": top_k}))
     };
-    let best = model.decode(&output, &batch, &options(json!(null))).unwrap().to_json();
-    let all = model.decode(&output, &batch, &options(json!(2))).unwrap().to_json();
+    let best = model.decode(&output, &batch, &options(json!(null)), None).unwrap().to_json();
+    let all = model.decode(&output, &batch, &options(json!(2)), None).unwrap().to_json();
     for row in 0..2 {
         assert_eq!(best[row], all[row][0]);
         let scores = [0, 1].map(|place| all[row][place]["score"].as_f64().unwrap());
