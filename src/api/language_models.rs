@@ -88,7 +88,7 @@ mod language_models {
     /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
     /// let model = AutoModelForMaskedLM::from_pretrained("std/minilm-tiny");
     /// let batch = Batch::of([tokenizer.encode("a [MASK] film").to_map()]);
-    /// let filled = fill_masks(model.forward(batch), batch, tokenizer, #{ targets: ["fine", "dull"] });
+    /// let filled = fill_masks(model.forward(batch).logits, batch, tokenizer, #{ targets: ["fine", "dull"] });
     /// expect(filled[0].len == 2 && filled[0][0].score >= filled[0][1].score, "two words, the likelier first");
     /// ```
     #[rhai_fn(return_raw)]
