@@ -13,46 +13,74 @@ pub mod linear;
 pub mod math;
 pub mod norm;
 pub mod residual;
+pub mod tiles;
 
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, DType, Layout, Storage, Tensor};
 
 use crate::error::{Error, Result, What};
+use tiles::Precision;
 
 /// Which implementation is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// Compositions of candle operations.
     Reference,
-    /// The kernels of this module, with matrix products of the gemm crate.
+    /// The kernels of this module one by one, with matrix products of the gemm crate.
     Gemm,
+    /// The fused encoder on tiles, in plain Rust: what the AMX path computes, on any machine.
+    Emulated,
+    /// The fused encoder on tiles, with AVX-512 and, where it is, `avx512bf16`.
+    Avx512,
+    /// The fused encoder on tiles, with AMX.
+    Amx,
 }
 
 static PATH: OnceLock<Path> = OnceLock::new();
 
-/// Reads `RETUNE_KERNELS`: `reference` or `gemm`; absent means the fastest.
+/// The values of `RETUNE_KERNELS`.
+const PATHS: [(&str, Path); 5] = [
+    ("reference", Path::Reference),
+    ("emulated", Path::Emulated),
+    ("gemm", Path::Gemm),
+    ("avx512", Path::Avx512),
+    ("amx", Path::Amx),
+];
+
+/// Reads `RETUNE_KERNELS`: `reference`, `emulated`, `gemm`, `avx512` or `amx`; absent means the fastest of this machine.
 ///
 /// # Errors
-/// Another value.
+/// Another value, or a path that this machine does not have.
 pub fn path_from_env() -> Result<Path> {
     let value = std::env::var_os("RETUNE_KERNELS").unwrap_or_default();
-    match value.to_str() {
-        Some("" | "gemm") => Ok(Path::Gemm),
-        Some("reference") => Ok(Path::Reference),
-        _ => {
-            let (name, value) = ("`RETUNE_KERNELS`".into(), format!("{value:?}"));
-            let allowed = "\"reference\" or \"gemm\"".into();
-            let error = Error::new(What::OutOfRange { name, value, allowed });
-            Err(error.hint("it is an environment variable; without it the fastest kernels are used"))
-        }
+    if value.is_empty() {
+        return Ok(fastest());
     }
+    let Some((name, path)) = PATHS.iter().find(|(name, _)| value.to_str() == Some(*name)) else {
+        let (name, value) = ("`RETUNE_KERNELS`".into(), format!("{value:?}"));
+        let allowed = "\"reference\", \"emulated\", \"gemm\", \"avx512\" or \"amx\"".into();
+        let error = Error::new(What::OutOfRange { name, value, allowed });
+        return Err(error.hint("it is an environment variable; without it the fastest kernels are used"));
+    };
+    let has_tiles = tiles::kernels_of(*path, Precision::Highest).is_some();
+    if !has_tiles && !matches!(path, Path::Reference | Path::Gemm) {
+        let error = Error::new(What::Unsupported(format!("`RETUNE_KERNELS={name}` on this machine")));
+        return Err(error.hint("without the environment variable the fastest kernels of the machine are used"));
+    }
+    Ok(*path)
+}
+
+/// The fastest path of this machine.
+fn fastest() -> Path {
+    let has = |path: &Path| tiles::kernels_of(*path, Precision::Highest).is_some();
+    [Path::Amx, Path::Avx512].into_iter().find(has).unwrap_or(Path::Gemm)
 }
 
 /// The implementation of this process: `RETUNE_KERNELS`, read once. A value that is not known counts as absent here; the
 /// command line refuses it before anything runs.
 pub fn path() -> Path {
-    *PATH.get_or_init(|| path_from_env().unwrap_or(Path::Gemm))
+    *PATH.get_or_init(|| path_from_env().unwrap_or_else(|_| fastest()))
 }
 
 /// Whether all tensors are f32 on the CPU, which is what the kernels take.

@@ -1,0 +1,149 @@
+//! Which tile kernels run: by precision, by what the machine has, and by `RETUNE_KERNELS`.
+
+use std::sync::OnceLock;
+
+use crate::kernels::tiles::{Element, Kernels, pack, portable};
+use crate::kernels::{Path, path};
+
+/// How exact products are: PyTorch's words of `float32_matmul_precision`, and `bf16`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As accurate as f32.
+    #[default]
+    Highest,
+    /// Errors up to 1e-5: three products of bf16 parts where AMX is, else f32.
+    High,
+    /// One product of bf16 where the machine has one that is faster than f32.
+    Medium,
+    /// bf16 with f32 sums.
+    Bf16,
+}
+
+macro_rules! table {
+    ($name:ident, $title:literal, $element:expr, $pack:path, $product:path) => {
+        static $name: Kernels = Kernels { name: $title, element: $element, pack: $pack, product: $product };
+    };
+}
+
+table!(EMULATED_F32, "emulated f32", Element::F32, pack::pack, portable::product);
+table!(EMULATED_ROUNDED, "emulated f32 of bf16", Element::RoundedF32, pack::pack, portable::product);
+table!(EMULATED_1, "emulated bf16", Element::Bf16(1), pack::pack, portable::product);
+table!(EMULATED_2, "emulated three bf16 products", Element::Bf16(2), pack::pack, portable::product);
+table!(EMULATED_3, "emulated six bf16 products", Element::Bf16(3), pack::pack, portable::product);
+
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use super::*;
+    use crate::kernels::tiles::{avx512, pack_avx512};
+
+    table!(F32, "avx512 f32", Element::F32, pack_avx512::pack_f32, avx512::product_f32);
+    table!(ROUNDED, "avx512 f32 of bf16", Element::RoundedF32, pack_avx512::pack_f32, avx512::product_f32);
+    table!(BF16, "avx512 bf16", Element::Bf16(1), pack_avx512::pack_bf16, avx512::product_bf16);
+
+    /// f32 of rounded numbers: what machines without `avx512bf16` run for bf16.
+    pub(super) fn rounded() -> &'static Kernels {
+        &ROUNDED
+    }
+
+    pub(super) fn of(precision: Precision) -> Option<&'static Kernels> {
+        if !is_x86_feature_detected!("avx512f") {
+            return None;
+        }
+        let has_bf16 = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
+        Some(match precision {
+            Precision::Highest | Precision::High => &F32,
+            Precision::Medium | Precision::Bf16 if has_bf16 => &BF16,
+            Precision::Medium => &F32,
+            Precision::Bf16 => &ROUNDED,
+        })
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiled {
+    use super::*;
+    use crate::kernels::tiles::{Operand, Pack, Source, Write, amx, pack_avx512};
+
+    table!(ONE, "amx bf16", Element::Bf16(1), pack_avx512::pack_bf16, amx::product);
+    table!(THREE, "amx three bf16 products", Element::Bf16(2), pack_avx512::pack_bf16, amx::product);
+    table!(SIX, "amx six bf16 products", Element::Bf16(3), pack_avx512::pack_bf16, amx::product);
+
+    pub(super) fn of(precision: Precision) -> Option<&'static Kernels> {
+        static WORKS: OnceLock<bool> = OnceLock::new();
+        let works = *WORKS.get_or_init(|| amx::is_available() && [&ONE, &THREE, &SIX].into_iter().all(is_right));
+        works.then_some(match precision {
+            Precision::Highest => &SIX,
+            Precision::High => &THREE,
+            Precision::Medium | Precision::Bf16 => &ONE,
+        })
+    }
+
+    /// One small product beside its emulation: the instructions are assembly, and a wrong number must never train a model.
+    fn is_right(kernels: &Kernels) -> bool {
+        const SIZE: (usize, usize, usize) = (40, 48, 70);
+        let (rows, columns, depth) = SIZE;
+        let numbers = |n: usize, step: u32| -> Vec<f32> {
+            (0..n as u32).map(|i| (i.wrapping_mul(step) % 1009) as f32 / 1009.0 - 0.5).collect()
+        };
+        let (left, right) = (numbers(rows * depth, 7919), numbers(columns * depth, 104_729));
+        let result = |product: fn(&crate::kernels::tiles::Product<'_>, &mut [f32], Element)| {
+            let table = Kernels { name: "", element: kernels.element, pack: pack::pack, product };
+            let (mut a, mut b) = (Operand::default(), Operand::default());
+            table.pack(Pack::A, Source::rows(&left, rows, depth), &mut a);
+            table.pack(Pack::TransposedB, Source::rows(&right, columns, depth), &mut b);
+            let mut out = vec![0.0; 48 * 48];
+            table.product(a.tiles(), b.tiles(), rows, &mut out, 48, Write::Replace);
+            out
+        };
+        let (ours, plain) = (result(kernels.product), result(portable::product));
+        ours[..rows * 48].iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-4)
+    }
+}
+
+/// The tile kernels of a path, if this machine has them; those of candle and gemm have none.
+pub fn kernels_of(path: Path, precision: Precision) -> Option<&'static Kernels> {
+    match path {
+        Path::Reference | Path::Gemm => None,
+        Path::Emulated => Some(match precision {
+            Precision::Highest => &EMULATED_3,
+            Precision::High => &EMULATED_2,
+            Precision::Medium | Precision::Bf16 => &EMULATED_1,
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512 => wide::of(precision),
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Path::Amx => tiled::of(precision),
+        #[allow(unreachable_patterns, reason = "which arms stand above depends on the machine")]
+        _ => None,
+    }
+}
+
+/// The tile kernels of this process.
+pub fn kernels(precision: Precision) -> Option<&'static Kernels> {
+    kernels_of(path(), precision)
+}
+
+/// Every table that this machine can run, with its portable twin.
+pub fn available() -> Vec<(&'static Kernels, &'static Kernels)> {
+    let mut all = Vec::new();
+    for path in [Path::Amx, Path::Avx512] {
+        for precision in [Precision::Highest, Precision::High, Precision::Bf16] {
+            let Some(kernels) = kernels_of(path, precision) else { continue };
+            let twin = match kernels.element {
+                Element::F32 => &EMULATED_F32,
+                Element::RoundedF32 => &EMULATED_ROUNDED,
+                Element::Bf16(1) => &EMULATED_1,
+                Element::Bf16(2) => &EMULATED_2,
+                Element::Bf16(_) => &EMULATED_3,
+            };
+            if !all.iter().any(|(known, _): &(&Kernels, _)| known.name == kernels.name) {
+                all.push((kernels, twin));
+            }
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        all.push((wide::rounded(), &EMULATED_ROUNDED));
+    }
+    all
+}

@@ -1,0 +1,314 @@
+//! Matrix products over operands that are stored in tiles, the format of the fused encoder.
+//!
+//! Matrices of f32 flow in and are packed once into [`Operand`]s; [`Kernels::product`] multiplies them into f32. A tile holds
+//! 16 rows (or columns) by 32 of the depth, so that one format serves AMX tiles, AVX-512 registers and plain loops alike:
+//!
+//! - left operand `A`, `(rows, depth)`: tiles `[rows / 16][depth / 32]`, each `[16][32]`
+//! - right operand `B`, `(depth, columns)`: tiles `[columns / 16][depth / 32]`, each `[32][16]` for f32, and
+//!   `[16 pairs][16][2]` for bf16
+//!
+//! In bf16 a value may be the sum of several parts (planes): one, two (error 4.5e-6) or three (as accurate as f32); the
+//! planes of a tile follow each other. What stands behind the last row, column or depth is zero.
+//!
+//! A table of functions, [`Kernels`], is chosen once. Every table has a portable twin.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod choice;
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx512;
+mod portable;
+
+pub use choice::{Precision, available, kernels, kernels_of};
+pub use pack::Source;
+
+/// Rows of a left tile, columns of a right one.
+pub const SIDE: usize = 16;
+/// Depth of a tile.
+pub const DEPTH: usize = 32;
+
+/// A cache line: what tiles are made of.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Line(pub [u8; 64]);
+
+/// What the numbers of a tile are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// f32.
+    F32,
+    /// f32 rounded to bf16: bf16's results where the machine multiplies f32 alone.
+    RoundedF32,
+    /// The sum of this many bf16 parts.
+    Bf16(usize),
+}
+
+impl Element {
+    /// Lines of a tile.
+    pub fn tile_lines(self) -> usize {
+        match self {
+            Element::F32 | Element::RoundedF32 => SIDE * DEPTH * 4 / 64,
+            Element::Bf16(planes) => planes * SIDE * DEPTH * 2 / 64,
+        }
+    }
+}
+
+/// The four ways from an f32 matrix to tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pack {
+    /// A left operand from its rows: the source is `(side, depth)`.
+    A,
+    /// A left operand from its transpose: the source is `(depth, side)`.
+    TransposedA,
+    /// A right operand from its rows: the source is `(depth, side)`.
+    B,
+    /// A right operand from its transpose: the source is `(side, depth)`.
+    TransposedB,
+}
+
+/// Whether a product adds to what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The old values do not matter.
+    Replace,
+    /// The product is added to them.
+    Add,
+}
+
+/// A packed matrix: `sides` tiles of rows or columns by `depths` tiles of depth.
+#[derive(Clone, Debug, Default)]
+pub struct Operand {
+    lines: Vec<Line>,
+    sides: usize,
+    depths: usize,
+}
+
+/// Part of a product's operand: tiles of `sides` rows or columns, each with all its depth.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiles<'a> {
+    lines: &'a [Line],
+    sides: usize,
+    depths: usize,
+}
+
+/// The functions of one path and one kind of element.
+#[derive(Debug)]
+pub struct Kernels {
+    /// What it is called in messages and benchmarks.
+    pub name: &'static str,
+    /// What the tiles hold.
+    pub element: Element,
+    pack: fn(Pack, Source<'_>, &mut [Line], Element),
+    product: fn(&Product<'_>, &mut [f32], Element),
+}
+
+/// The sizes of a product. All tiles lie in their slices, and every block of `rows` (up to 16) and 16 columns in the output.
+struct Product<'a> {
+    a: &'a [Line],
+    b: &'a [Line],
+    rows: usize,
+    column_tiles: usize,
+    depths: usize,
+    row_length: usize,
+    write: Write,
+}
+
+impl Operand {
+    /// Makes room for a matrix of `side` rows (or columns) by `depth`; what was there does not matter any more.
+    pub fn reserve(&mut self, element: Element, side: usize, depth: usize) {
+        (self.sides, self.depths) = (side.div_ceil(SIDE), depth.div_ceil(DEPTH));
+        let lines = self.sides * self.depths * element.tile_lines();
+        if self.lines.len() != lines {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+    }
+
+    /// All tiles.
+    pub fn tiles(&self) -> Tiles<'_> {
+        Tiles { lines: &self.lines, sides: self.sides, depths: self.depths }
+    }
+
+    /// The number of tiles of rows or columns.
+    pub fn sides(&self) -> usize {
+        self.sides
+    }
+
+    /// The bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+}
+
+impl<'a> Tiles<'a> {
+    /// The tiles of rows (or columns) `first..first + count`, counted in tiles.
+    pub fn part(self, first: usize, count: usize) -> Tiles<'a> {
+        let each = self.lines.len() / self.sides.max(1);
+        Tiles { lines: &self.lines[first * each..(first + count) * each], sides: count, depths: self.depths }
+    }
+}
+
+impl Kernels {
+    /// Packs `source` into a new place of `operand`.
+    pub fn pack(&self, how: Pack, source: Source<'_>, operand: &mut Operand) {
+        let (side, depth) = source.side_and_depth(how);
+        operand.reserve(self.element, side, depth);
+        (self.pack)(how, source, &mut operand.lines, self.element);
+    }
+
+    /// Packs `source` into the tiles of `operand` from the row (or column) tile `first` on; the depth must be the operand's.
+    pub fn pack_part(&self, how: Pack, source: Source<'_>, operand: &mut Operand, first: usize) {
+        let (side, depth) = source.side_and_depth(how);
+        assert_eq!(depth.div_ceil(DEPTH), operand.depths, "parts of an operand have the same depth");
+        let each = operand.depths * self.element.tile_lines();
+        let range = first * each..(first + side.div_ceil(SIDE)) * each;
+        (self.pack)(how, source, &mut operand.lines[range], self.element);
+    }
+
+    /// `out = a b` or `out += a b`: `out` has rows of `row_length` numbers. The first `rows` rows are written, in groups of
+    /// eight or sixteen (so `out` has room for whole tiles), and 16 columns for each tile of `b`.
+    ///
+    /// # Panics
+    /// Operands of different depth, or an output that is too small: a defect of the caller.
+    pub fn product(&self, a: Tiles<'_>, b: Tiles<'_>, rows: usize, out: &mut [f32], row_length: usize, write: Write) {
+        if rows == 0 || b.sides == 0 {
+            return;
+        }
+        assert_eq!(a.depths, b.depths, "operands of a product have the same depth");
+        let tile_rows = rows.div_ceil(SIDE);
+        assert!(tile_rows <= a.sides, "the left operand has too few rows");
+        assert!(b.sides * SIDE <= row_length, "the rows of the output are too short");
+        assert!((tile_rows * SIDE - 1) * row_length + b.sides * SIDE <= out.len(), "the output is too small");
+        let each = self.element.tile_lines();
+        assert!(a.lines.len() >= tile_rows * a.depths * each && b.lines.len() >= b.sides * b.depths * each);
+        let product =
+            Product { a: a.lines, b: b.lines, rows, column_tiles: b.sides, depths: a.depths, row_length, write };
+        (self.product)(&product, out, self.element);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::rng::Rng;
+
+    fn numbers(n: usize, stream: &str) -> Vec<f32> {
+        let rng = Rng::new(11, stream, 0);
+        (0..n as u64).map(|index| rng.normal(index) as f32).collect()
+    }
+
+    const SHAPES: [(usize, usize); 9] =
+        [(1, 1), (16, 32), (17, 33), (3, 70), (40, 31), (48, 96), (129, 64), (16, 1), (1, 100)];
+    const WAYS: [Pack; 4] = [Pack::A, Pack::TransposedA, Pack::B, Pack::TransposedB];
+
+    /// Every way of packing puts element (side, depth) where the index formula of the module's head says, and zeros around.
+    #[test]
+    fn packed_elements_stand_where_the_formula_says() {
+        for element in [Element::F32, Element::RoundedF32, Element::Bf16(1), Element::Bf16(2), Element::Bf16(3)] {
+            // What is left of a number: f32 exact, bf16 8 bits a part.
+            let tolerance = match element {
+                Element::F32 => 0.0,
+                Element::RoundedF32 | Element::Bf16(1) => 4e-3,
+                Element::Bf16(2) => 1.6e-5,
+                Element::Bf16(_) => 6e-8,
+            };
+            for (side, depth) in SHAPES {
+                for how in WAYS {
+                    let straight = matches!(how, Pack::A | Pack::TransposedB);
+                    let (rows, columns) = if straight { (side, depth) } else { (depth, side) };
+                    let row_length = columns + 3;
+                    let values = numbers(rows * row_length, "values");
+                    let source = Source { values: &values, row_length, rows, columns };
+                    let mut lines =
+                        vec![Line([0xff; 64]); side.div_ceil(SIDE) * depth.div_ceil(DEPTH) * element.tile_lines()];
+                    pack::pack(how, source, &mut lines, element);
+                    let (sides, depths) = (side.div_ceil(SIDE), depth.div_ceil(DEPTH));
+                    for i in 0..sides * SIDE {
+                        for j in 0..depths * DEPTH {
+                            let tile = i / SIDE * depths + j / DEPTH;
+                            let (s, d) = (i % SIDE, j % DEPTH);
+                            let place = match (matches!(how, Pack::A | Pack::TransposedA), element) {
+                                (true, _) => 32 * s + d,
+                                (false, Element::F32 | Element::RoundedF32) => 16 * d + s,
+                                (false, Element::Bf16(_)) => 32 * (d / 2) + 2 * s + d % 2,
+                            };
+                            let each = element.tile_lines();
+                            let got = pack::read(&lines[tile * each..][..each], element, place);
+                            let (row, column) = if straight { (i, j) } else { (j, i) };
+                            let wanted = if i < side && j < depth { values[row * row_length + column] } else { 0.0 };
+                            assert!(
+                                (got - wanted).abs() <= tolerance * wanted.abs(),
+                                "{element:?} {how:?} {side}x{depth} ({i}, {j})"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Packing is a copy: fast ways give the very bytes of the plain one.
+    #[test]
+    fn fast_packing_gives_the_same_bytes() {
+        for (kernels, twin) in available() {
+            for (side, depth) in SHAPES {
+                for how in WAYS {
+                    let straight = matches!(how, Pack::A | Pack::TransposedB);
+                    let (rows, columns) = if straight { (side, depth) } else { (depth, side) };
+                    let values = numbers(rows * (columns + 2), "bytes");
+                    let source = Source { values: &values, row_length: columns + 2, rows, columns };
+                    let (mut ours, mut plain) = (Operand::default(), Operand::default());
+                    kernels.pack(how, source, &mut ours);
+                    twin.pack(how, source, &mut plain);
+                    let same = ours.lines.iter().zip(&plain.lines).all(|(a, b)| a.0 == b.0);
+                    assert!(same && ours.lines.len() == plain.lines.len(), "{} {how:?} {side}x{depth}", kernels.name);
+                }
+            }
+        }
+    }
+
+    /// Products of every path against f64: the relative Frobenius errors that were measured for each kind of element.
+    #[test]
+    fn products_are_as_exact_as_their_elements() {
+        let mut tables: Vec<&Kernels> = available().into_iter().flat_map(|(kernels, twin)| [kernels, twin]).collect();
+        for precision in [Precision::Highest, Precision::High, Precision::Bf16] {
+            tables.extend(kernels_of(crate::kernels::Path::Emulated, precision));
+        }
+        for kernels in tables {
+            let tolerance = match kernels.element {
+                Element::F32 | Element::Bf16(3) => 1e-6,
+                Element::Bf16(2) => 1e-5,
+                _ => 5e-3,
+            };
+            for (rows, columns, depth) in
+                [(1, 1, 1), (8, 16, 32), (9, 17, 33), (25, 48, 64), (33, 40, 390), (70, 96, 130), (16, 16, 384)]
+            {
+                let (left, right) = (numbers(rows * depth, "left"), numbers(columns * depth, "right"));
+                let (mut a, mut b) = (Operand::default(), Operand::default());
+                kernels.pack(Pack::A, Source::rows(&left, rows, depth), &mut a);
+                kernels.pack(Pack::TransposedB, Source::rows(&right, columns, depth), &mut b);
+                let row_length = columns.div_ceil(SIDE) * SIDE + 16;
+                let mut out = vec![0.5f32; rows.div_ceil(SIDE) * SIDE * row_length];
+                kernels.product(a.tiles(), b.tiles(), rows, &mut out, row_length, Write::Replace);
+                kernels.product(a.tiles(), b.tiles(), rows, &mut out, row_length, Write::Add);
+                let (mut error, mut size) = (0.0, 0.0);
+                for i in 0..rows {
+                    for j in 0..columns {
+                        let exact: f64 =
+                            (0..depth).map(|k| f64::from(left[i * depth + k]) * f64::from(right[j * depth + k])).sum();
+                        let got = f64::from(out[i * row_length + j]) / 2.0;
+                        error += (got - exact).powi(2);
+                        size += exact.powi(2);
+                    }
+                }
+                let relative = (error / size).sqrt();
+                assert!(relative < tolerance, "{} {rows}x{columns}x{depth}: {relative:e}", kernels.name);
+                let untouched =
+                    out.chunks(row_length).all(|row| row[columns.div_ceil(SIDE) * SIDE..].iter().all(|&x| x == 0.5));
+                assert!(untouched, "{}: columns behind the tiles are left alone", kernels.name);
+            }
+        }
+    }
+}
