@@ -11,6 +11,7 @@ use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::generation::{self, Caller, GenerationSettings};
 use crate::head::{Function, Model, options, texts};
+use crate::model::parameters::without_gradients;
 use crate::tokenizer::Tokenizer;
 
 /// A model and its tokenizer, ready to predict. Cheap to clone.
@@ -141,7 +142,7 @@ impl Pipeline {
         for examples in flat.chunks(self.batch_size) {
             // `collate` is training's and evaluation's: here nothing is masked.
             let batch = self.model.pack(examples)?;
-            let output = self.model.forward(&batch)?;
+            let output = without_gradients(|| self.model.forward(&batch))?;
             let values = self.model.decode(&output, &batch, options, Some(&self.tokenizer))?;
             decoded.extend(self.one_each(values, &batch)?);
         }

@@ -13,6 +13,7 @@ mod data_packed;
 mod dataset_script;
 mod determinism;
 mod evaluating;
+mod fused;
 mod generation;
 mod gradients;
 mod host;

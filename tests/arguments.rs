@@ -83,7 +83,6 @@ fn earlier_names_and_idle_arguments_are_accepted_with_a_note() {
     check("remove_unused_columns", json!(false), "remove_unused_columns", json!(false), "changes nothing here");
     check("overwrite_output_dir", json!(true), "overwrite_output_dir", json!(true), "changes nothing here");
     check("report_to", json!("all"), "report_to", json!([]), "no service");
-    check("float32_matmul_precision", json!("high"), "float32_matmul_precision", json!("high"), "\"highest\" so far");
 }
 
 #[test]
@@ -108,7 +107,6 @@ fn what_cannot_be_used_is_refused_by_name() {
     check(json!({ "optim": "paged_adamw_8bit" }), "is not supported", "AdamW");
     check(json!({ "optim": "adamm" }), "is \"adamm\", but must be", "");
     check(json!({ "report_to": "wandb" }), "`report_to: \"wandb\"`", "comes later");
-    check(json!({ "bf16": true }), "`bf16: true` of `TrainingArguments` is not supported", "CPU engine");
     check(json!({ "fp16": true }), "`fp16: true`", "`bf16`");
     check(json!({ "gradient_checkpointing": true }), "`gradient_checkpointing: true`", "CPU engine");
     check(json!({ "push_to_hub": true }), "`push_to_hub: true`", "save_model");

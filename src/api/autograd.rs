@@ -59,7 +59,7 @@ mod gradients {
     /// ```
     #[rhai_fn(pure, return_raw)]
     pub fn parameter(model: &mut Model, name: &str) -> ScriptResult<Tensor> {
-        let copy = |name: &str| Ok(super::named(model, name)?.var().as_detached_tensor().copy()?);
+        let copy = |name: &str| Ok(super::named(model, name)?.value().detach().copy()?);
         copy(name).map_err(raise)
     }
 

@@ -51,7 +51,8 @@ commands![
 /// What the help says of the environment.
 const ENVIRONMENT: &str = "\
 Environment:
-  RETUNE_KERNELS  \"gemm\" (the default on the CPU) or \"reference\": plain tensor operations, slower, for comparison
+  RETUNE_KERNELS  \"amx\", \"avx512\" or \"gemm\", of which the first that the machine has is the default; \"emulated\"
+                  (what amx computes, anywhere) and \"reference\" (plain tensor operations) are slower, for comparison
   NO_COLOR        Leave out colours";
 
 /// Fine-tune transformers from Rhai scripts.

@@ -51,21 +51,28 @@ impl LoopState {
     }
 }
 
-/// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them to `sums`. Gives their number.
+/// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them, and those that the fused encoder has
+/// left, to `sums`. Gives their number.
 ///
 /// # Errors
 /// A tensor operation that fails.
-pub(super) fn collect(parameters: &Parameters, store: &mut GradStore, sums: &mut Gradients) -> Result<usize> {
-    let mut count = 0;
-    for parameter in parameters.all() {
-        if !parameter.is_trainable() {
-            continue;
+pub(super) fn collect(
+    parameters: &Parameters,
+    of_encoder: Vec<(String, Tensor)>,
+    store: &mut GradStore,
+    sums: &mut Gradients,
+) -> Result<usize> {
+    let mut found = of_encoder;
+    for parameter in parameters.all().iter().filter(|parameter| parameter.is_trainable()) {
+        if let Some(gradient) = store.remove(parameter.value()) {
+            found.push((parameter.name().to_string(), gradient));
         }
-        let Some(gradient) = store.remove(parameter.var().as_tensor()) else { continue };
-        count += 1;
-        match sums.get_mut(parameter.name()) {
+    }
+    let count = found.len();
+    for (name, gradient) in found {
+        match sums.get_mut(&name) {
             Some(sum) => *sum = (&*sum + gradient)?.detach(),
-            None => drop(sums.insert(parameter.name().to_string(), gradient.detach())),
+            None => drop(sums.insert(name, gradient.detach())),
         }
     }
     Ok(count)

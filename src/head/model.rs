@@ -204,7 +204,8 @@ impl Model {
     /// # Errors
     /// A tensor operation that fails.
     pub fn collect_gradients(&self, store: &mut GradStore, sums: &mut Gradients) -> Result<usize> {
-        autograd::collect(&self.0.parameters, store, sums)
+        let of_encoder = self.0.encoder.take_gradients();
+        autograd::collect(&self.0.parameters, of_encoder, store, sums)
     }
 
     /// The name the model was asked for by.
@@ -376,10 +377,8 @@ impl Model {
         }
         let text = save::config_json(&config, self.0.family, &self.0.architecture);
         let tensors = self.0.parameters.all();
-        let tensors: Vec<_> = tensors
-            .iter()
-            .map(|parameter| (parameter.name().to_string(), parameter.var().as_detached_tensor()))
-            .collect();
+        let tensors: Vec<_> =
+            tensors.iter().map(|parameter| (parameter.name().to_string(), parameter.value().detach())).collect();
         save::write_file(&folder.join(crate::model::weights::SINGLE), &save::to_safetensors(&tensors)?)?;
         if self.0.task.generates() {
             let text = defaults::to_text(&self.generation_config());

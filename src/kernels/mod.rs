@@ -13,6 +13,7 @@ pub mod linear;
 pub mod math;
 pub mod norm;
 pub mod residual;
+pub mod rows;
 pub mod tiles;
 
 use std::sync::OnceLock;

@@ -59,7 +59,7 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
 }
 
 simd! {
-    fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    pub(super) fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
         let n = weight.len();
         for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
             let (mean, inverse) = moments(x, eps);
@@ -71,8 +71,8 @@ simd! {
 }
 
 simd! {
-    // With z = (x - mean) * inverse and d = gradient * weight: dx = inverse * (d - mean(d) - z * mean(d z)).
-    fn backward(x: &[f32], weight: &[f32], gradient: &[f32], eps: f32, dx: &mut [f32], sums: &mut [f32]) {
+    /// With z = (x - mean) * inverse and d = gradient * weight: dx = inverse * (d - mean(d) - z * mean(d z)).
+    pub(super) fn backward(x: &[f32], weight: &[f32], gradient: &[f32], eps: f32, dx: &mut [f32], sums: &mut [f32]) {
         let n = weight.len();
         let (dw, db) = sums.split_at_mut(n);
         for ((x, g), dx) in x.chunks_exact(n).zip(gradient.chunks_exact(n)).zip(dx.chunks_exact_mut(n)) {

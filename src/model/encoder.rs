@@ -14,8 +14,10 @@ use crate::error::{Error, Place, Result, What};
 use crate::kernels::activation::activation;
 use crate::kernels::attention::Attention;
 use crate::kernels::dropout::{Site, TokenNumber};
+use crate::kernels::tiles::{Kernels, Precision};
 use crate::kernels::{self, residual};
 use crate::model::family::{EncoderConfig, Family, Norms};
+use crate::model::fused::{Call, Fused};
 use crate::model::layers::{Bias, Embedding, LayerNorm, Linear};
 use crate::model::parameters::Builder;
 use crate::tensor::ops;
@@ -24,29 +26,30 @@ use crate::tensor::rng::stream_hash;
 /// An encoder with its parameters.
 #[derive(Debug)]
 pub struct Encoder {
-    config: EncoderConfig,
-    word: Embedding,
-    position: Embedding,
-    token_type: Option<Embedding>,
-    norm: Option<LayerNorm>,
-    projection: Option<Linear>,
-    layers: Vec<Layer>,
-    final_norm: Option<LayerNorm>,
+    pub(super) config: EncoderConfig,
+    pub(super) word: Embedding,
+    pub(super) position: Embedding,
+    pub(super) token_type: Option<Embedding>,
+    pub(super) norm: Option<LayerNorm>,
+    pub(super) projection: Option<Linear>,
+    pub(super) layers: Vec<Layer>,
+    pub(super) final_norm: Option<LayerNorm>,
+    fused: Option<Arc<Fused>>,
 }
 
 #[derive(Debug)]
-struct Layer {
-    projections: Projections,
-    attention_output: Linear,
-    attention_norm: LayerNorm,
-    intermediate: Linear,
-    output: Linear,
-    output_norm: LayerNorm,
+pub(super) struct Layer {
+    pub(super) projections: Projections,
+    pub(super) attention_output: Linear,
+    pub(super) attention_norm: LayerNorm,
+    pub(super) intermediate: Linear,
+    pub(super) output: Linear,
+    pub(super) output_norm: LayerNorm,
 }
 
 /// What makes queries, keys and values.
 #[derive(Debug)]
-enum Projections {
+pub(super) enum Projections {
     Apart {
         query: Linear,
         key: Linear,
@@ -142,7 +145,11 @@ impl Encoder {
             Some(name) => Some(norm(&full(name))?),
             None => None,
         };
-        Ok(Encoder { config, word, position, token_type, norm: embedding_norm, projection, layers, final_norm })
+        let norm = embedding_norm;
+        let mut encoder =
+            Encoder { config, word, position, token_type, norm, projection, layers, final_norm, fused: None };
+        encoder.fused = Fused::of(&encoder).map(Arc::new);
+        Ok(encoder)
     }
 
     /// The sizes and rates.
@@ -161,7 +168,40 @@ impl Encoder {
     /// A token, position or segment that the model has no entry for; the row is named.
     pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
         self.check(batch)?;
-        let forward = Forward::new(batch, self.word.weight.var().as_tensor())?;
+        match self.fused.as_ref().and_then(|fused| fused.kernels()) {
+            Some(kernels) => self.forward_on(batch, kernels),
+            None => self.composed(batch),
+        }
+    }
+
+    /// The last hidden state by the fused encoder on these kernels, `(tokens, hidden)`.
+    ///
+    /// # Errors
+    /// An encoder that the fused operation does not cover, and those of the tensor operations.
+    pub fn forward_on(&self, batch: &Batch, kernels: &'static Kernels) -> Result<Tensor> {
+        let Some(fused) = &self.fused else {
+            return Err(What::Unsupported("the fused encoder of a model whose layers lack biases".into()).into());
+        };
+        let scales = (0..self.layers.len()).map(|number| self.scale(number) as f32).collect();
+        fused.call(Call { batch, kernels, positions: self.position_entries(batch)?, scales })
+    }
+
+    /// Sets how exact the products of the fused encoder are from now on; returns how exact they were.
+    pub fn set_precision(&self, precision: Precision) -> Precision {
+        self.fused.as_ref().map(|fused| fused.set_precision(precision)).unwrap_or_default()
+    }
+
+    /// The gradients that backward passes through the fused encoder have left since the last call, by name.
+    pub fn take_gradients(&self) -> Vec<(String, Tensor)> {
+        self.fused.as_ref().map(|fused| fused.take_gradients()).unwrap_or_default()
+    }
+
+    /// The last hidden state out of single operations: the twin of the fused encoder, and what runs where that does not.
+    ///
+    /// # Errors
+    /// Those of the tensor operations.
+    pub fn composed(&self, batch: &Batch) -> Result<Tensor> {
+        let forward = Forward::new(batch, self.word.weight.value())?;
         let padding = self.config.padding_idx;
         let mut x = look_up(&self.word, &batch.input_ids, padding)?; // (tokens, hidden)
         if let Some(token_type) = &self.token_type {
@@ -172,7 +212,8 @@ impl Encoder {
         }
         // RoBERTa's position table has a padding entry of its own.
         let padding = padding.filter(|_| self.config.position_offset > 0);
-        x = (x + look_up(&self.position, &self.positions(batch)?, padding)?)?;
+        let positions = Tensor::from_vec(self.position_entries(batch)?, batch.n_tokens(), batch.input_ids.device())?;
+        x = (x + look_up(&self.position, &positions, padding)?)?;
         if let Some(norm) = &self.norm {
             x = norm.forward(&x)?;
         }
@@ -190,17 +231,16 @@ impl Encoder {
     }
 
     /// The entries of the position table. RoBERTa counts from behind its padding index, and padding itself has that index.
-    fn positions(&self, batch: &Batch) -> Result<Tensor> {
+    fn position_entries(&self, batch: &Batch) -> Result<Vec<u32>> {
         let offset = self.config.position_offset;
+        let places = batch.position_ids.to_vec1::<u32>()?;
         if offset == 0 {
-            return Ok(batch.position_ids.clone());
+            return Ok(places);
         }
         let ids = batch.input_ids.to_vec1::<u32>()?;
-        let places = batch.position_ids.to_vec1::<u32>()?;
         let entry =
             |(id, place): (u32, u32)| if Some(id) == self.config.padding_idx { offset - 1 } else { place + offset };
-        let entries: Vec<u32> = ids.into_iter().zip(places).map(entry).collect();
-        Ok(Tensor::from_vec(entries, batch.n_tokens(), batch.input_ids.device())?)
+        Ok(ids.into_iter().zip(places).map(entry).collect())
     }
 
     fn layer(&self, layer: &Layer, number: usize, x: Tensor, forward: &Forward<'_>) -> Result<Tensor> {

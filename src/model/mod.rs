@@ -10,6 +10,7 @@ pub mod distilbert;
 pub mod electra;
 pub mod encoder;
 pub mod family;
+mod fused;
 pub mod gpt2;
 pub mod layers;
 pub mod parameters;

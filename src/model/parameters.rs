@@ -4,7 +4,7 @@
 //! within [`without_gradients`].
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{Device, Tensor, Var};
@@ -13,6 +13,19 @@ use indexmap::IndexMap;
 use crate::error::{Error, Result, What, nearest};
 use crate::model::weights::Weights;
 use crate::tensor::rng::Rng;
+
+/// Counts the changes of all parameters of this process.
+static VERSION: AtomicU64 = AtomicU64::new(0);
+
+/// A number that is another one whenever a parameter may have changed.
+pub fn version() -> u64 {
+    VERSION.load(Ordering::Acquire)
+}
+
+/// Says that parameters have changed, or are about to.
+pub fn changed() {
+    VERSION.fetch_add(1, Ordering::AcqRel);
+}
 
 /// One parameter.
 #[derive(Debug)]
@@ -28,9 +41,15 @@ impl Parameter {
         &self.name
     }
 
-    /// The variable that the optimizer updates.
+    /// The variable, for changing it: what was made of the old value, such as packed weights, is made again.
     pub fn var(&self) -> &Var {
+        changed();
         &self.var
+    }
+
+    /// The value, for reading.
+    pub fn value(&self) -> &Tensor {
+        self.var.as_tensor()
     }
 
     /// The value for a forward pass: tracked while trainable, a constant while frozen.
@@ -43,6 +62,11 @@ impl Parameter {
     pub fn is_trainable(&self) -> bool {
         self.trainable.load(Ordering::Relaxed)
     }
+}
+
+/// Whether a forward is tracked at all: not within [`without_gradients`].
+pub fn tracked() -> bool {
+    !NO_GRADIENTS.get()
 }
 
 thread_local! {

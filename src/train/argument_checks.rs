@@ -22,9 +22,6 @@ pub(crate) fn check(args: &mut TrainingArguments, given: &dyn Fn(&str) -> bool, 
     if given("num_train_epochs") && args.max_steps > 0 {
         notes.push("`max_steps` wins over `num_train_epochs`".into());
     }
-    if given("float32_matmul_precision") && args.float32_matmul_precision.as_str() != "highest" {
-        notes.push("`float32_matmul_precision` is kept; products are computed at \"highest\" so far".into());
-    }
     Ok(())
 }
 

@@ -105,6 +105,8 @@ arguments! {
     warmup_ratio: Option<f64> = None;
     /// The optimizer: all accepted names are AdamW.
     optim: String = "adamw_torch_fused".into();
+    /// Whether the encoder's products are of bf16 numbers, summed in f32; weights and their updates stay f32.
+    bf16: bool = false;
     /// How exact products of matrices are.
     float32_matmul_precision: MatmulPrecision = MatmulPrecision::Highest;
     /// When to log.

@@ -11,6 +11,7 @@ use crate::data::{Dataset, Value};
 use crate::error::{Error, Result, What};
 use crate::head::prepare::{Prepared, prepare};
 use crate::head::{Function, Leading, Output, Predictions, class_weights, label_of, reference_of};
+use crate::model::parameters::without_gradients;
 use crate::train::callbacks::{Event, Extra, Progress};
 use crate::train::step::batch_of;
 use crate::train::trainer::{Hooks, Trainer};
@@ -97,6 +98,7 @@ impl Trainer {
 
     fn run(&mut self, dataset: &Dataset, prefix: &str, wanted: Wanted, hooks: &mut Hooks<'_>) -> Result<Evaluation> {
         let started = Instant::now();
+        let _precision = self.precision();
         let prepared = self.prepared(dataset, hooks)?;
         // In the order of the rows, as Hugging Face: a token-level loss is a mean of batch means. Without padding there is
         // nothing to win by sorting.
@@ -122,7 +124,7 @@ impl Trainer {
                 Some(batch) => batch,
                 None => self.batch(&prepared, indices)?,
             };
-            let output = self.settings.model.forward(&batch)?;
+            let output = without_gradients(|| self.settings.model.forward(&batch))?;
             if has_labels {
                 let loss = match &mut hooks.compute_loss {
                     Some(compute) => compute.in_evaluation(&output, &batch)?,

@@ -42,7 +42,7 @@ const fn argument(name: &'static str, kind: Kind, default: &'static str, fate: F
     Foreign { name, kind, default, fate }
 }
 
-const ENGINE: &str = "it comes with the CPU engine; training runs in f32 so far";
+const ENGINE: &str = "evaluation follows `bf16`";
 const MEMORY: &str = "it comes with the CPU engine; a smaller `per_device_train_batch_size` with \
     `gradient_accumulation_steps` needs less memory too";
 const HUB: &str = "save with `trainer.save_model(dir)` and upload the folder with the hub's own tools";
@@ -60,8 +60,7 @@ const ADAMW_ONLY: &str = "the optimizer is AdamW without options of its own";
 
 /// All of them, in the order of Hugging Face's class; those of earlier versions follow.
 pub(crate) const FOREIGN: &[Foreign] = &[
-    argument("bf16", Bool, "false", Refused(ENGINE)),
-    argument("fp16", Bool, "false", Refused("train in f32; of the half precisions, `bf16` is the one that is to come")),
+    argument("fp16", Bool, "false", Refused("train in f32, or with `bf16: true`")),
     argument("gradient_checkpointing", Bool, "false", Refused(MEMORY)),
     argument("activation_checkpointing", Bool, "false", Refused(MEMORY)),
     argument("gradient_checkpointing_kwargs", Any, "null", Refused(MEMORY)),

@@ -88,8 +88,16 @@ struct Parameter {
 #[derive(Debug)]
 enum Memory {
     Untouched,
-    Fused { m: Vec<f32>, v: Vec<f32> },
-    Plain { m: Tensor, v: Tensor },
+    /// `touched` says of each row of a table whether it has ever had a gradient: the moments of the others are zero.
+    Fused {
+        m: Vec<f32>,
+        v: Vec<f32>,
+        touched: Vec<bool>,
+    },
+    Plain {
+        m: Tensor,
+        v: Tensor,
+    },
 }
 
 /// The scalars of one update of one parameter.
@@ -137,6 +145,7 @@ impl AdamW {
     /// # Errors
     /// A gradient whose shape is not its parameter's, or a tensor operation that fails.
     pub fn step(&mut self, gradients: &Gradients, lr: f64, grad_scale: f64) -> Result<()> {
+        crate::model::parameters::changed();
         for (name, parameter) in &mut self.parameters {
             let Some(gradient) = gradients.get(name) else { continue };
             if gradient.shape() != parameter.var.shape() {
@@ -216,14 +225,19 @@ impl Parameter {
         self.var.device().is_cpu() && self.var.dtype() == DType::F32 && self.var.is_contiguous()
     }
 
+    /// The rows of a table; a parameter of another rank is one row.
+    fn n_rows(&self) -> usize {
+        if self.var.rank() == 2 { self.var.dims()[0] } else { 1 }
+    }
+
     fn apply(&mut self, gradient: &Tensor, update: Update) -> candle_core::Result<()> {
         if matches!(self.memory, Memory::Untouched) {
             self.memory = self.zeros()?;
         }
         match &mut self.memory {
-            Memory::Fused { m, v } => {
+            Memory::Fused { m, v, touched } => {
                 let gradient = gradient.to_dtype(DType::F32)?.contiguous()?;
-                self.var.inplace_op1(&FusedAdamW { gradient, moments: RefCell::new((m, v)), update })
+                self.var.inplace_op1(&FusedAdamW { gradient, moments: RefCell::new((m, v, touched)), update })
             }
             Memory::Plain { m, v } => {
                 let (weight, first, second) = plain(self.var.as_tensor(), gradient, m, v, update)?;
@@ -238,7 +252,7 @@ impl Parameter {
     fn zeros(&self) -> candle_core::Result<Memory> {
         if self.is_fused() {
             let n = self.var.elem_count();
-            return Ok(Memory::Fused { m: vec![0.0; n], v: vec![0.0; n] });
+            return Ok(Memory::Fused { m: vec![0.0; n], v: vec![0.0; n], touched: vec![false; self.n_rows()] });
         }
         Ok(Memory::Plain { m: self.var.zeros_like()?, v: self.var.zeros_like()? })
     }
@@ -247,7 +261,7 @@ impl Parameter {
         let tensor = |values: &Vec<f32>| Tensor::from_slice(values, self.var.dims(), self.var.device());
         let (exp_avg, exp_avg_sq) = match &self.memory {
             Memory::Untouched => (self.var.zeros_like()?, self.var.zeros_like()?),
-            Memory::Fused { m, v } => (tensor(m)?, tensor(v)?),
+            Memory::Fused { m, v, .. } => (tensor(m)?, tensor(v)?),
             Memory::Plain { m, v } => (m.clone(), v.clone()),
         };
         Ok(Moments { step: self.step, exp_avg, exp_avg_sq })
@@ -257,7 +271,11 @@ impl Parameter {
         let (m, v) = (&moments.exp_avg, &moments.exp_avg_sq);
         if self.is_fused() {
             let values = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-            return Ok(Memory::Fused { m: values(m)?, v: values(v)? });
+            let (m, v) = (values(m)?, values(v)?);
+            let width = m.len() / self.n_rows().max(1);
+            let is_used = |(m, v): (&[f32], &[f32])| m.iter().chain(v).any(|moment| *moment != 0.0);
+            let touched = m.chunks(width.max(1)).zip(v.chunks(width.max(1))).map(is_used).collect();
+            return Ok(Memory::Fused { m, v, touched });
         }
         let like = |tensor: &Tensor| tensor.to_dtype(self.var.dtype())?.to_device(self.var.device());
         Ok(Memory::Plain { m: like(m)?, v: like(v)? })
@@ -285,7 +303,7 @@ fn plain(
 /// One pass over a parameter on the CPU.
 struct FusedAdamW<'a> {
     gradient: Tensor,
-    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>, &'a mut Vec<bool>)>,
     update: Update,
 }
 
@@ -304,19 +322,49 @@ impl InplaceOp1 for FusedAdamW<'_> {
         else {
             candle_core::bail!("adamw needs a contiguous f32 gradient on the cpu")
         };
-        let (m, v) = &mut *self.moments.borrow_mut();
-        let update = self.update;
-        weights[start..end]
-            .par_chunks_mut(CHUNK)
-            .zip(m.par_chunks_mut(CHUNK))
-            .zip(v.par_chunks_mut(CHUNK))
-            .zip(gradient[first..last].par_chunks(CHUNK))
-            .for_each(|(((weights, m), v), gradient)| update.chunk(weights, m, v, gradient));
+        let (m, v, touched) = &mut *self.moments.borrow_mut();
+        let (weights, gradient, update) = (&mut weights[start..end], &gradient[first..last], self.update);
+        if touched.len() < 2 || weights.is_empty() {
+            weights
+                .par_chunks_mut(CHUNK)
+                .zip(m.par_chunks_mut(CHUNK))
+                .zip(v.par_chunks_mut(CHUNK))
+                .zip(gradient.par_chunks(CHUNK))
+                .for_each(|(((weights, m), v), gradient)| update.chunk(weights, m, v, gradient));
+            return Ok(());
+        }
+        let width = weights.len() / touched.len();
+        let rows = (CHUNK / width.max(1)).max(1);
+        weights
+            .par_chunks_mut(rows * width)
+            .zip(m.par_chunks_mut(rows * width))
+            .zip(v.par_chunks_mut(rows * width))
+            .zip(gradient.par_chunks(rows * width))
+            .zip(touched.par_chunks_mut(rows))
+            .for_each(|((((weights, m), v), gradient), touched)| {
+                let rows = weights.chunks_mut(width).zip(m.chunks_mut(width)).zip(v.chunks_mut(width));
+                for ((((weights, m), v), gradient), touched) in rows.zip(gradient.chunks(width)).zip(touched) {
+                    *touched = *touched || gradient.iter().any(|gradient| *gradient != 0.0);
+                    if *touched {
+                        update.chunk(weights, m, v, gradient);
+                    } else {
+                        update.decay(weights);
+                    }
+                }
+            });
         Ok(())
     }
 }
 
 impl Update {
+    /// What a row without moments and without a gradient goes through: bit for bit what [`Update::chunk`] does to it.
+    fn decay(&self, weights: &mut [f32]) {
+        let keep = self.keep as f32;
+        if keep != 1.0 {
+            weights.iter_mut().for_each(|weight| *weight *= keep);
+        }
+    }
+
     fn chunk(&self, weights: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
         let (keep, scale, eps) = (self.keep as f32, self.grad_scale as f32, self.eps as f32);
         let (first, beta2, second) = ((1.0 - self.beta1) as f32, self.beta2 as f32, (1.0 - self.beta2) as f32);

@@ -1,0 +1,179 @@
+//! What the fused encoder does with single rows between its products: biases, activations with their slopes, dropout with the
+//! residual, layer norms, softmax. Each has its twin in `tensor::ops`, of which the reference path is made.
+
+use crate::kernels::math::{exp, normal_cdf, simd};
+use crate::kernels::norm;
+use crate::tensor::ops::Activation;
+
+simd! {
+    /// `x += bias`.
+    pub fn add(x: &mut [f32], bias: &[f32]) {
+        for (x, bias) in x.iter_mut().zip(bias) {
+            *x += bias;
+        }
+    }
+}
+
+simd! {
+    /// `x *= factors`.
+    pub fn multiply(x: &mut [f32], factors: &[f32]) {
+        for (x, factor) in x.iter_mut().zip(factors) {
+            *x *= factor;
+        }
+    }
+}
+
+simd! {
+    /// `out = x * factor`.
+    pub fn scaled(x: &[f32], factor: f32, out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x * factor;
+        }
+    }
+}
+
+simd! {
+    /// `out = (x + bias) * factors + residual`.
+    pub fn residual(x: &[f32], bias: &[f32], factors: &[f32], residual: &[f32], out: &mut [f32]) {
+        let n = out.len();
+        let (x, bias, factors, residual) = (&x[..n], &bias[..n], &factors[..n], &residual[..n]);
+        for i in 0..n {
+            out[i] = (x[i] + bias[i]) * factors[i] + residual[i];
+        }
+    }
+}
+
+simd! {
+    /// Adds a row to sums in f64.
+    pub fn add_to_sums(row: &[f32], sums: &mut [f64]) {
+        for (sum, x) in sums.iter_mut().zip(row) {
+            *sum += f64::from(*x);
+        }
+    }
+}
+
+simd! {
+    fn gelu(x: &mut [f32], bias: &[f32], slope: &mut [f32]) {
+        // d/dx x Φ(x) = Φ(x) + x φ(x), with φ(x) = e^(-x²/2) / √(2π).
+        const INVERSE_ROOT: f32 = 0.398_942_3;
+        for ((x, bias), slope) in x.iter_mut().zip(bias).zip(slope) {
+            let z = *x + bias;
+            let (cdf, density) = normal_cdf(z);
+            *slope = cdf + z * density * INVERSE_ROOT;
+            *x = z * cdf;
+        }
+    }
+}
+
+simd! {
+    fn gelu_tanh(x: &mut [f32], bias: &[f32], slope: &mut [f32]) {
+        // x/2 (1 + tanh u) with u = √(2/π) (x + 0.044715 x³), and 1 + tanh u = 2 σ(2 u).
+        const ROOT: f32 = 0.797_884_6;
+        for ((x, bias), slope) in x.iter_mut().zip(bias).zip(slope) {
+            let z = *x + bias;
+            let u = ROOT * (z + 0.044_715 * z * z * z);
+            let share = 1.0 / (1.0 + exp(-2.0 * u));
+            let du = ROOT * (1.0 + 3.0 * 0.044_715 * z * z);
+            *slope = share + 2.0 * z * share * (1.0 - share) * du;
+            *x = z * share;
+        }
+    }
+}
+
+simd! {
+    fn silu(x: &mut [f32], bias: &[f32], slope: &mut [f32]) {
+        for ((x, bias), slope) in x.iter_mut().zip(bias).zip(slope) {
+            let z = *x + bias;
+            let share = 1.0 / (1.0 + exp(-z));
+            *slope = share * (1.0 + z * (1.0 - share));
+            *x = z * share;
+        }
+    }
+}
+
+/// `x = f(x + bias)`, with the derivative of f there in `slope`.
+pub fn activate(activation: Activation, x: &mut [f32], bias: &[f32], slope: &mut [f32]) {
+    let mut each = |f: fn(f32) -> (f32, f32)| {
+        for ((x, bias), slope) in x.iter_mut().zip(bias).zip(slope.iter_mut()) {
+            (*x, *slope) = f(*x + bias);
+        }
+    };
+    match activation {
+        Activation::Gelu => gelu(x, bias, slope),
+        Activation::GeluTanh => gelu_tanh(x, bias, slope),
+        Activation::Silu => silu(x, bias, slope),
+        Activation::Relu => each(|z| if z > 0.0 { (z, 1.0) } else { (0.0, 0.0) }),
+        Activation::Tanh => each(|z| {
+            let y = z.tanh();
+            (y, 1.0 - y * y)
+        }),
+        Activation::Linear => each(|z| (z, 1.0)),
+    }
+}
+
+/// One row's layer norm: `(x - mean) / sqrt(var + eps) * weight + bias`.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    norm::forward(x, weight, bias, eps, y);
+}
+
+/// One row's layer norm backward: the gradient of `x`, and what is added to the gradients of weight and bias (`sums`, one
+/// behind the other).
+pub fn layer_norm_backward(x: &[f32], weight: &[f32], gradient: &[f32], eps: f32, dx: &mut [f32], sums: &mut [f32]) {
+    norm::backward(x, weight, gradient, eps, dx, sums);
+}
+
+simd! {
+    /// One row's softmax of `scale` times the scores.
+    pub fn softmax(scores: &mut [f32], scale: f32) {
+        const LANES: usize = 16;
+        let mut tops = [f32::NEG_INFINITY; LANES];
+        let whole = scores.len() / LANES * LANES;
+        for chunk in scores[..whole].chunks_exact_mut(LANES) {
+            for (score, top) in chunk.iter_mut().zip(&mut tops) {
+                *score *= scale;
+                *top = if *score > *top { *score } else { *top };
+            }
+        }
+        for (score, top) in scores[whole..].iter_mut().zip(&mut tops) {
+            *score *= scale;
+            *top = if *score > *top { *score } else { *top };
+        }
+        let max = tops.iter().fold(f32::NEG_INFINITY, |max, top| if *top > max { *top } else { max });
+        let mut lanes = [0.0f32; LANES];
+        for chunk in scores[..whole].chunks_exact_mut(LANES) {
+            for (score, lane) in chunk.iter_mut().zip(&mut lanes) {
+                *score = exp(*score - max);
+                *lane += *score;
+            }
+        }
+        for (score, lane) in scores[whole..].iter_mut().zip(&mut lanes) {
+            *score = exp(*score - max);
+            *lane += *score;
+        }
+        let inverse = 1.0 / lanes.iter().sum::<f32>();
+        for score in scores {
+            *score *= inverse;
+        }
+    }
+}
+
+simd! {
+    /// One row's softmax backward: `gradient = p * (gradient - sum(gradient * p))`.
+    pub fn softmax_backward(probabilities: &[f32], gradient: &mut [f32]) {
+        const LANES: usize = 16;
+        let mut lanes = [0.0f32; LANES];
+        let whole = probabilities.len() / LANES * LANES;
+        for (p, g) in probabilities[..whole].chunks_exact(LANES).zip(gradient[..whole].chunks_exact(LANES)) {
+            for ((p, g), lane) in p.iter().zip(g).zip(&mut lanes) {
+                *lane += p * g;
+            }
+        }
+        for ((p, g), lane) in probabilities[whole..].iter().zip(&gradient[whole..]).zip(&mut lanes) {
+            *lane += p * g;
+        }
+        let sum = lanes.iter().sum::<f32>();
+        for (p, g) in probabilities.iter().zip(gradient) {
+            *g = p * (*g - sum);
+        }
+    }
+}

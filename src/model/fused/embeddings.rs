@@ -1,0 +1,181 @@
+//! The fused encoder's first station: from ids to the sum of the embeddings, its norm, dropout and projection; and back.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::kernels::rows;
+use crate::kernels::tiles::{Operand, Pack, Write};
+use crate::kernels::with_values;
+use crate::model::fused::backward::{add_biases, norm_gradients};
+use crate::model::fused::block::{Block, room};
+use crate::model::fused::forward::{Dropout, Inputs, Pass, strip};
+use crate::model::fused::weights::padded;
+use crate::model::fused::{Fused, named};
+use crate::model::parameters::Parameter;
+
+impl Fused {
+    /// Fills the hidden states of every block.
+    pub(super) fn embed(&self, pass: &Pass, blocks: &mut [Block]) -> Result<()> {
+        let no_types = self.word.weight.value();
+        let types = self.token_type.as_ref().map_or(no_types, |table| table.weight.value());
+        let tables = [self.word.weight.value(), self.position.weight.value(), types];
+        with_values(tables, |[words, positions, types]| {
+            blocks.par_iter_mut().for_each(|block| self.embed_block(pass, block, [words, positions, types]));
+        })?;
+        Ok(())
+    }
+
+    fn embed_block(&self, pass: &Pass, block: &mut Block, [words, positions, types]: [&[f32]; 3]) {
+        let width = self.config.embedding_size;
+        let (n, first, stride) = (block.n_tokens(), block.span.tokens.start, padded(width));
+        let inputs = &pass.inputs;
+        let entry = |id: u32| id as usize * width..(id as usize + 1) * width;
+        let mut embedded = std::mem::take(&mut block.embedded);
+        let [mut normed, ..] = std::mem::take(&mut block.scratch.narrow);
+        let sums = room(&mut embedded, n, width);
+        for (place, sum) in sums.chunks_exact_mut(stride).take(n).enumerate() {
+            let (token, sum) = (first + place, &mut sum[..width]);
+            sum.copy_from_slice(&words[entry(inputs.ids[token])]);
+            if self.token_type.is_some() {
+                rows::add(sum, &types[entry(inputs.types[token])]);
+            }
+            if inputs.types_are_tokens {
+                rows::add(sum, &words[entry(inputs.types[token])]);
+            }
+            rows::add(sum, &positions[entry(inputs.positions[token])]);
+        }
+        let target = if self.projection.is_some() { &mut normed } else { &mut block.hidden };
+        let target = room(target, n, width);
+        for (place, (sum, out)) in sums.chunks_exact(stride).zip(target.chunks_exact_mut(stride)).take(n).enumerate() {
+            let (sum, out) = (&sum[..width], &mut out[..width]);
+            match &pass.packed.norm {
+                Some(norm) => rows::layer_norm(sum, &norm.weight, &norm.bias, norm.eps, out),
+                None => out.copy_from_slice(sum),
+            }
+            pass.embedding_dropout.apply(first + place, out, &mut block.scratch.factors);
+        }
+        if let (Some(matrix), Some(packed)) = (&self.projection, &pass.packed.projection) {
+            let source = strip(target, width, n);
+            pass.kernels.pack(Pack::A, source, &mut block.scratch.left);
+            if pass.keeps {
+                pass.kernels.pack(matrix.input_pack(), source, &mut block.projected);
+            }
+            let stride = padded(self.config.hidden_size);
+            let hidden = room(&mut block.hidden, n, stride);
+            pass.kernels.product(block.scratch.left.tiles(), packed.forward.tiles(), n, hidden, stride, Write::Replace);
+            for row in hidden.chunks_exact_mut(stride).take(n) {
+                rows::add(&mut row[..self.config.hidden_size], &packed.bias);
+            }
+        }
+        block.embedded = embedded;
+        block.scratch.narrow[0] = normed;
+    }
+
+    /// The gradients of everything below the layers, from those of the hidden states that the blocks hold.
+    pub(super) fn embed_backward(
+        &self,
+        pass: &Pass,
+        blocks: &mut [Block],
+        all: &mut Vec<(String, Tensor)>,
+    ) -> Result<()> {
+        let (width, hidden) = (self.config.embedding_size, self.config.hidden_size);
+        if let (Some(matrix), Some(packed)) = (&self.projection, &pass.packed.projection) {
+            blocks.par_iter_mut().for_each(|block| {
+                let n = block.n_tokens();
+                let source = strip(&block.hidden, hidden, n);
+                add_biases(source, &mut block.gradients.biases[0]);
+                pass.kernels.pack(Pack::A, source, &mut block.scratch.left);
+                pass.kernels.pack(matrix.gradient_pack(), source, &mut block.gradients.outputs[0]);
+                let (left, narrow) = (&block.scratch.left, &mut block.scratch.narrow[0]);
+                let out = room(narrow, n, width);
+                pass.kernels.product(left.tiles(), packed.backward.tiles(), n, out, padded(width), Write::Replace);
+                std::mem::swap(&mut block.hidden, &mut block.scratch.narrow[0]);
+            });
+            let operands: Vec<[&Operand; 2]> =
+                blocks.iter().map(|block| [&block.projected, &block.gradients.outputs[0]]).collect();
+            let biases: Vec<&[f64]> = blocks.iter().map(|block| &block.gradients.biases[0][..]).collect();
+            all.extend(matrix.gradients(pass.kernels, &operands, &biases)?);
+        }
+        let stride = padded(width);
+        blocks.par_iter_mut().for_each(|block| {
+            let (n, first) = (block.n_tokens(), block.span.tokens.start);
+            let Block { hidden, embedded, scratch, gradients, .. } = block;
+            let sums = &mut gradients.norms[0];
+            sums.clear();
+            sums.resize(2 * width, 0.0);
+            let gradient = room(&mut scratch.narrow[0], n, width);
+            let rows_of = hidden.chunks_exact_mut(stride).zip(embedded.chunks_exact(stride)).take(n).enumerate();
+            for (place, (d, x)) in rows_of {
+                let (d, x) = (&mut d[..width], &x[..width]);
+                pass.embedding_dropout.apply(first + place, d, &mut scratch.factors);
+                if let Some(norm) = &pass.packed.norm {
+                    gradient[..width].copy_from_slice(d);
+                    rows::layer_norm_backward(x, &norm.weight, &gradient[..width], norm.eps, d, sums);
+                }
+            }
+        });
+        if let Some(norm) = &self.norm {
+            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.gradients.norms[0][..]))?);
+        }
+        self.table_gradients(&pass.inputs, blocks, all)
+    }
+
+    /// The gradients of the tables: each token adds its row. As in PyTorch, looking up padding adds nothing.
+    fn table_gradients(&self, inputs: &Inputs, blocks: &[Block], all: &mut Vec<(String, Tensor)>) -> Result<()> {
+        let width = self.config.embedding_size;
+        let stride = padded(width);
+        let rows_of = || {
+            blocks.iter().flat_map(move |block| {
+                block.span.tokens.clone().zip(block.hidden.chunks_exact(stride).map(move |row| &row[..width]))
+            })
+        };
+        let mut add = |parameter: &std::sync::Arc<Parameter>, ids: &[&[u32]], skip: Option<u32>| -> Result<()> {
+            if !parameter.is_trainable() {
+                return Ok(());
+            }
+            let mut sums = vec![0.0f32; parameter.value().elem_count()];
+            for (token, row) in rows_of() {
+                for (number, ids) in ids.iter().enumerate() {
+                    if number == 0 && Some(ids[token]) == skip {
+                        continue;
+                    }
+                    rows::add(&mut sums[ids[token] as usize * width..][..width], row);
+                }
+            }
+            all.push(named(parameter, sums)?);
+            Ok(())
+        };
+        let padding = self.config.padding_idx;
+        let words: &[&[u32]] = if inputs.types_are_tokens { &[&inputs.ids, &inputs.types] } else { &[&inputs.ids] };
+        add(&self.word.weight, words, padding)?;
+        let position_padding = padding.filter(|_| self.config.position_offset > 0);
+        add(&self.position.weight, &[&inputs.positions], position_padding)?;
+        if let Some(table) = &self.token_type {
+            add(&table.weight, &[&inputs.types], None)?;
+        }
+        Ok(())
+    }
+}
+
+impl Dropout {
+    /// Drops elements of one token's row.
+    pub(super) fn apply(&self, token: usize, row: &mut [f32], factors: &mut Vec<f32>) {
+        if let Some(factors) = self.factors(token, row.len(), factors) {
+            rows::multiply(row, factors);
+        }
+    }
+}
+
+impl Inputs {
+    /// Reads a batch's ids.
+    pub(super) fn of(batch: &Batch, positions: Vec<u32>, types_are_tokens: bool) -> Result<Inputs> {
+        Ok(Inputs {
+            ids: batch.input_ids.to_vec1()?,
+            types: batch.token_type_ids.to_vec1()?,
+            positions,
+            types_are_tokens,
+        })
+    }
+}

@@ -1,0 +1,290 @@
+//! The fused encoder's forward: each block passes through all layers by itself.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::batch::{Batch, Draw};
+use crate::error::Result;
+use crate::kernels::dropout::{Site, TokenNumber};
+use crate::kernels::rows;
+use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
+use crate::model::family::Norms;
+use crate::model::fused::attention::Head;
+use crate::model::fused::block::{Block, LayerMemory, Scratch, Span, room, sized};
+use crate::model::fused::weights::{Matrix, PackedMatrix, PackedNorm, padded};
+use crate::model::fused::{Fused, Packed};
+use crate::tensor::rng::stream_hash;
+
+/// The ids of a batch's tokens.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub(super) ids: Vec<u32>,
+    pub(super) types: Vec<u32>,
+    pub(super) positions: Vec<u32>,
+    pub(super) types_are_tokens: bool,
+}
+
+/// One site's dropout of token rows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dropout {
+    site: Option<(Site, Arc<[TokenNumber]>)>,
+}
+
+/// What one forward, and its backward, need beside the blocks.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) kernels: &'static Kernels,
+    pub(super) packed: Arc<Packed>,
+    pub(super) inputs: Inputs,
+    /// Where rows start in the batch, and how many of their tokens are keys.
+    pub(super) starts: Vec<usize>,
+    pub(super) key_lengths: Vec<usize>,
+    /// Whether what the backward needs is kept.
+    pub(super) keeps: bool,
+    pub(super) embedding_dropout: Dropout,
+    pub(super) layers: Vec<LayerPass>,
+}
+
+/// What is particular to one layer of a pass.
+#[derive(Debug)]
+pub(super) struct LayerPass {
+    pub(super) scale: f32,
+    /// The heads' sites, with the tokens' numbers.
+    pub(super) attention_dropout: Option<(Vec<Site>, Arc<[TokenNumber]>)>,
+    /// Behind attention's output, and behind the feed-forward part.
+    pub(super) dropout: [Dropout; 2],
+}
+
+impl Dropout {
+    pub(super) fn new(draw: Option<Draw>, p: f64, name: &str, numbers: &Arc<[TokenNumber]>) -> Self {
+        let site = draw.filter(|_| p > 0.0).map(|draw| Site::new(draw.seed, draw.step, stream_hash(name), p));
+        Dropout { site: site.map(|site| (site, numbers.clone())) }
+    }
+
+    /// The factors of a token's row; `None` where nothing is dropped.
+    pub(super) fn factors<'a>(&self, token: usize, width: usize, factors: &'a mut Vec<f32>) -> Option<&'a [f32]> {
+        let (site, numbers) = self.site.as_ref()?;
+        let factors = sized(factors, width);
+        site.factors(numbers[token], factors);
+        Some(factors)
+    }
+}
+
+impl LayerPass {
+    pub(super) fn new(
+        number: usize,
+        scale: f32,
+        config: &crate::model::family::EncoderConfig,
+        batch: &Batch,
+        numbers: &Arc<[TokenNumber]>,
+    ) -> Self {
+        let site = |name: &str, p| Dropout::new(batch.draw, p, &format!("layer.{number}.{name}"), numbers);
+        let attention = batch.draw.filter(|_| config.attention_dropout > 0.0).map(|draw| {
+            let head = |head: usize| {
+                let name = stream_hash(&format!("layer.{number}.attention.{head}"));
+                Site::new(draw.seed, draw.step, name, config.attention_dropout)
+            };
+            ((0..config.n_heads).map(head).collect(), numbers.clone())
+        });
+        LayerPass {
+            scale,
+            attention_dropout: attention,
+            dropout: [site("attention.output", config.hidden_dropout), site("output", config.hidden_dropout)],
+        }
+    }
+}
+
+impl Fused {
+    /// The last hidden states of a batch, `(tokens, hidden)`.
+    pub(super) fn forward(&self, pass: &Pass, blocks: &mut [Block]) -> Result<Vec<f32>> {
+        self.embed(pass, blocks)?;
+        let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
+        let mut out = vec![0.0; pass.inputs.ids.len() * hidden];
+        let mut rest = &mut out[..];
+        let mut pieces = Vec::with_capacity(blocks.len());
+        for block in blocks.iter() {
+            let (piece, others) = rest.split_at_mut(block.n_tokens() * hidden);
+            pieces.push(piece);
+            rest = others;
+        }
+        blocks.par_iter_mut().zip(pieces).for_each(|(block, out)| {
+            for number in 0..self.layers.len() {
+                self.layer_forward(pass, number, block);
+            }
+            let n = block.n_tokens();
+            if let Some(norm) = &pass.packed.final_norm {
+                if pass.keeps {
+                    let kept = room(&mut block.last, n, hidden);
+                    kept[..n * stride].copy_from_slice(&block.hidden[..n * stride]);
+                }
+                for (x, out) in block.hidden.chunks_exact(stride).zip(out.chunks_exact_mut(hidden)) {
+                    rows::layer_norm(&x[..hidden], &norm.weight, &norm.bias, norm.eps, out);
+                }
+            } else {
+                for (x, out) in block.hidden.chunks_exact(stride).zip(out.chunks_exact_mut(hidden)) {
+                    out.copy_from_slice(&x[..hidden]);
+                }
+            }
+        });
+        Ok(out)
+    }
+
+    fn layer_forward(&self, pass: &Pass, number: usize, block: &mut Block) {
+        let (layer, packed, layer_pass) = (&self.layers[number], &pass.packed.layers[number], &pass.layers[number]);
+        let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
+        let n = block.n_tokens();
+        let Block { span, hidden: x, layers, scratch, .. } = block;
+        let memory = &mut layers[number];
+        let x = room(x, n, hidden);
+        let LayerMemory { inputs: [qkv_input, output_input, wide_input, narrow_input], qkv, slopes, norm_inputs } =
+            memory;
+        let Scratch { left, narrow: [normed, context, mixed, middle], wide, factors, attention, .. } = scratch;
+        let keep = |matrix: &Matrix, source: Source<'_>, operand: &mut Operand| {
+            if pass.keeps {
+                pass.kernels.pack(matrix.input_pack(), source, operand);
+            }
+        };
+        let norms_before = self.config.norms == Norms::Before;
+        let [first_input, second_input] = norm_inputs;
+
+        // Attention.
+        let normed = room(normed, n, hidden);
+        if norms_before {
+            room(first_input, n, hidden)[..n * stride].copy_from_slice(&x[..n * stride]);
+            norm_rows(&packed.norms[0], x, normed, hidden, n);
+        }
+        let source = strip(if norms_before { normed } else { x }, hidden, n);
+        keep(&layer.matrices[0], source, qkv_input);
+        let width = layer.matrices[0].width();
+        let qkv = room(qkv, n, width);
+        multiply(pass.kernels, source, &packed.matrices[0], left, qkv);
+        for row in qkv.chunks_exact_mut(padded(width)).take(n) {
+            rows::add(row, &packed.matrices[0].bias);
+        }
+        let context = room(context, n, hidden);
+        self.heads(pass, layer_pass, span, qkv, |head| head.forward(context, stride, attention));
+        let source = strip(context, hidden, n);
+        keep(&layer.matrices[1], source, output_input);
+        let mixed = room(mixed, n, hidden);
+        multiply(pass.kernels, source, &packed.matrices[1], left, mixed);
+
+        // The residual, and the norm behind or before it.
+        let middle = room(middle, n, hidden);
+        let sum = room(if norms_before { second_input } else { first_input }, n, hidden);
+        let ends = Ends { dropout: &layer_pass.dropout[0], bias: &packed.matrices[1].bias, first: span.tokens.start };
+        ends.add(mixed, x, sum, hidden, n, factors);
+        norm_rows(&packed.norms[usize::from(norms_before)], sum, middle, hidden, n);
+
+        // Feed-forward.
+        let source = strip(middle, hidden, n);
+        keep(&layer.matrices[2], source, wide_input);
+        let inner = self.config.intermediate_size;
+        let wide = room(wide, n, inner);
+        let slopes = room(slopes, n, inner);
+        multiply(pass.kernels, source, &packed.matrices[2], left, wide);
+        let inner_stride = padded(inner);
+        for (row, slopes) in wide.chunks_exact_mut(inner_stride).zip(slopes.chunks_exact_mut(inner_stride)).take(n) {
+            rows::activate(self.config.activation, &mut row[..inner], &packed.matrices[2].bias, &mut slopes[..inner]);
+        }
+        let source = strip(wide, inner, n);
+        keep(&layer.matrices[3], source, narrow_input);
+        multiply(pass.kernels, source, &packed.matrices[3], left, mixed);
+        let ends = Ends { dropout: &layer_pass.dropout[1], bias: &packed.matrices[3].bias, first: span.tokens.start };
+        if norms_before {
+            let residual = room(second_input, n, hidden);
+            ends.add(mixed, residual, x, hidden, n, factors);
+        } else {
+            let sum = room(second_input, n, hidden);
+            ends.add(mixed, middle, sum, hidden, n, factors);
+            norm_rows(&packed.norms[1], sum, x, hidden, n);
+        }
+    }
+
+    /// Calls `each` with every row and head of a block.
+    pub(super) fn heads(
+        &self,
+        pass: &Pass,
+        layer: &LayerPass,
+        span: &Span,
+        qkv: &[f32],
+        mut each: impl FnMut(Head<'_>),
+    ) {
+        let (n_heads, hidden) = (self.config.n_heads, self.config.hidden_size);
+        let size = hidden / n_heads;
+        for row in span.rows.clone() {
+            let (start, end) = (pass.starts[row], pass.starts[row + 1]);
+            for head in 0..n_heads {
+                each(Head {
+                    kernels: pass.kernels,
+                    qkv,
+                    row_length: 3 * padded(hidden),
+                    part: padded(hidden),
+                    start: start - span.tokens.start,
+                    n_tokens: end - start,
+                    n_keys: pass.key_lengths[row],
+                    column: head * size,
+                    size,
+                    scale: layer.scale,
+                    is_causal: self.config.is_causal,
+                    dropout: layer
+                        .attention_dropout
+                        .as_ref()
+                        .map(|(sites, numbers)| (sites[head], &numbers[start..end])),
+                });
+            }
+        }
+    }
+}
+
+/// A strip of `n` token rows.
+pub(super) fn strip(values: &[f32], width: usize, n: usize) -> Source<'_> {
+    Source { values, row_length: padded(width), rows: n, columns: width }
+}
+
+/// A product behind a strip, into whole rows of the matrix's width.
+pub(super) fn multiply(
+    kernels: &Kernels,
+    source: Source<'_>,
+    matrix: &PackedMatrix,
+    left: &mut Operand,
+    out: &mut [f32],
+) {
+    kernels.pack(Pack::A, source, left);
+    let columns = matrix.forward.sides() * crate::kernels::tiles::SIDE;
+    kernels.product(left.tiles(), matrix.forward.tiles(), source.rows, out, padded(columns), Write::Replace);
+}
+
+fn norm_rows(norm: &PackedNorm, x: &[f32], out: &mut [f32], width: usize, n: usize) {
+    let stride = padded(width);
+    for (x, out) in x.chunks_exact(stride).zip(out.chunks_exact_mut(stride)).take(n) {
+        rows::layer_norm(&x[..width], &norm.weight, &norm.bias, norm.eps, &mut out[..width]);
+    }
+}
+
+/// What ends a part of a layer: the bias of its last product, dropout, the residual.
+struct Ends<'a> {
+    dropout: &'a Dropout,
+    bias: &'a [f32],
+    /// The block's first token in the batch.
+    first: usize,
+}
+
+impl Ends<'_> {
+    /// `out = dropout(x + bias) + residual`.
+    fn add(&self, x: &[f32], residual: &[f32], out: &mut [f32], width: usize, n: usize, factors: &mut Vec<f32>) {
+        let stride = padded(width);
+        let strips = x.chunks_exact(stride).zip(residual.chunks_exact(stride)).zip(out.chunks_exact_mut(stride));
+        for (place, ((x, residual), out)) in strips.take(n).enumerate() {
+            let (x, residual, out) = (&x[..width], &residual[..width], &mut out[..width]);
+            match self.dropout.factors(self.first + place, width, factors) {
+                Some(factors) => rows::residual(x, self.bias, factors, residual, out),
+                None => {
+                    let ones = sized(factors, width);
+                    ones.fill(1.0);
+                    rows::residual(x, self.bias, ones, residual, out);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The fused encoder: embeddings to last hidden state as one differentiable operation with its own forward and backward.
+//!
+//! A batch flows in; hidden states `(tokens, hidden)` flow out, and on the way back the gradients of the encoder's parameters, by
+//! name. Rows of a batch are computed in blocks that stay in the caches; products run over tiles (`kernels::tiles`). What it
+//! computes is the same function as `model::encoder`'s composition of single operations, which is its oracle in tests and runs
+//! wherever this one does not: on other devices, and on machines without its kernels.
+
+mod attention;
+mod backward;
+mod block;
+mod embeddings;
+mod forward;
+mod operation;
+mod weights;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::Tensor;
+
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::kernels::tiles::{Kernels, Precision, kernels};
+use crate::model::encoder::{Encoder, Layer, Projections};
+use crate::model::family::EncoderConfig;
+use crate::model::layers::{Embedding, LayerNorm};
+use crate::model::parameters::{self, Parameter};
+use block::Block;
+pub(super) use operation::Call;
+use weights::{Matrix, PackedMatrix, PackedNorm};
+
+/// An encoder's parameters as the fused operation sees them.
+#[derive(Debug)]
+pub(super) struct Fused {
+    config: EncoderConfig,
+    word: Embedding,
+    position: Embedding,
+    token_type: Option<Embedding>,
+    norm: Option<LayerNorm>,
+    projection: Option<Matrix>,
+    layers: Vec<FusedLayer>,
+    final_norm: Option<LayerNorm>,
+    precision: Mutex<Precision>,
+    packed: Mutex<Option<Arc<Packed>>>,
+    /// Blocks that no forward holds at the moment.
+    blocks: Mutex<Vec<Vec<Block>>>,
+    /// Gradients of backward passes that nobody has fetched.
+    deposit: Mutex<Vec<(String, Tensor)>>,
+}
+
+/// One layer: query, key and value side by side, attention's output, both feed-forward matrices; norms in their order.
+#[derive(Debug)]
+struct FusedLayer {
+    matrices: [Matrix; 4],
+    norms: [LayerNorm; 2],
+}
+
+/// All weights packed, as they were at one moment.
+#[derive(Debug)]
+struct Packed {
+    version: u64,
+    kernels: &'static Kernels,
+    norm: Option<PackedNorm>,
+    projection: Option<PackedMatrix>,
+    layers: Vec<PackedLayer>,
+    final_norm: Option<PackedNorm>,
+    gathered: Vec<f32>,
+}
+
+#[derive(Debug, Default)]
+struct PackedLayer {
+    matrices: [PackedMatrix; 4],
+    norms: [PackedNorm; 2],
+}
+
+impl Fused {
+    /// The fused form of an encoder; `None` where it has a shape that this operation does not cover.
+    pub(super) fn of(encoder: &Encoder) -> Option<Fused> {
+        let layer = |layer: &Layer| {
+            let qkv = match &layer.projections {
+                Projections::Apart { query, key, value } => Matrix::side_by_side([query, key, value])?,
+                Projections::Together(linear) => Matrix::of(linear, 3)?,
+            };
+            let matrices = [
+                qkv,
+                Matrix::of(&layer.attention_output, 1)?,
+                Matrix::of(&layer.intermediate, 1)?,
+                Matrix::of(&layer.output, 1)?,
+            ];
+            Some(FusedLayer { matrices, norms: [layer.attention_norm.clone(), layer.output_norm.clone()] })
+        };
+        let projection = match &encoder.projection {
+            Some(linear) => Some(Matrix::of(linear, 1)?),
+            None => None,
+        };
+        Some(Fused {
+            config: encoder.config.clone(),
+            word: encoder.word.clone(),
+            position: encoder.position.clone(),
+            token_type: encoder.token_type.clone(),
+            norm: encoder.norm.clone(),
+            projection,
+            layers: encoder.layers.iter().map(layer).collect::<Option<_>>()?,
+            final_norm: encoder.final_norm.clone(),
+            precision: Mutex::default(),
+            packed: Mutex::default(),
+            blocks: Mutex::default(),
+            deposit: Mutex::default(),
+        })
+    }
+
+    /// The kernels that products run on, where this machine has any for the precision asked for.
+    pub(super) fn kernels(&self) -> Option<&'static Kernels> {
+        let covers = self.word.weight.value().device().is_cpu();
+        if covers { kernels(self.precision()) } else { None }
+    }
+
+    fn precision(&self) -> Precision {
+        *lock(&self.precision)
+    }
+
+    /// Sets how exact products are from now on; returns how exact they were.
+    pub(super) fn set_precision(&self, precision: Precision) -> Precision {
+        std::mem::replace(&mut *lock(&self.precision), precision)
+    }
+
+    /// The gradients that backward passes have left since the last call, by name.
+    pub(super) fn take_gradients(&self) -> Vec<(String, Tensor)> {
+        std::mem::take(&mut *lock(&self.deposit))
+    }
+
+    /// Blocks for a batch, those of an earlier one where they are free.
+    fn take_blocks(&self, batch: &Batch) -> Vec<Block> {
+        let mut blocks = lock(&self.blocks).pop().unwrap_or_default();
+        let spans = block::spans(batch);
+        blocks.truncate(spans.len());
+        blocks.resize_with(spans.len(), Block::default);
+        for (block, span) in blocks.iter_mut().zip(spans) {
+            block.span = span;
+            block.layers.resize_with(self.layers.len(), Default::default);
+        }
+        blocks
+    }
+
+    /// Keeps blocks for the next forward. Two sets are enough: one at work, and one of an evaluation in between.
+    fn keep_blocks(&self, blocks: Vec<Block>) {
+        let mut kept = lock(&self.blocks);
+        if kept.len() < 2 {
+            kept.push(blocks);
+        }
+    }
+
+    /// The weights as they are now, packed once for each version of them.
+    fn packed(&self, kernels: &'static Kernels) -> Result<Arc<Packed>> {
+        let version = parameters::version();
+        let mut slot = lock(&self.packed);
+        if let Some(packed) = &*slot
+            && packed.version == version
+            && std::ptr::eq(packed.kernels, kernels)
+        {
+            return Ok(packed.clone());
+        }
+        // The old buffers are taken over where no forward holds them.
+        let old = slot.take().and_then(|packed| Arc::try_unwrap(packed).ok());
+        let mut packed = old.filter(|old| std::ptr::eq(old.kernels, kernels)).unwrap_or_else(|| Packed {
+            version,
+            kernels,
+            norm: self.norm.as_ref().map(|_| PackedNorm::default()),
+            projection: self.projection.as_ref().map(|_| PackedMatrix::default()),
+            layers: self.layers.iter().map(|_| PackedLayer::default()).collect(),
+            final_norm: self.final_norm.as_ref().map(|_| PackedNorm::default()),
+            gathered: Vec::new(),
+        });
+        packed.version = version;
+        packed.fill(self)?;
+        let packed = Arc::new(packed);
+        *slot = Some(packed.clone());
+        Ok(packed)
+    }
+
+    /// The first layer that something trainable stands in; `None` where that is the embeddings.
+    fn first_trainable_layer(&self) -> Option<usize> {
+        let tables = [Some(&self.word), Some(&self.position), self.token_type.as_ref()];
+        let norm = self.norm.iter().flat_map(|norm| [&norm.weight, &norm.bias]);
+        let mut below = tables.into_iter().flatten().map(|table| &table.weight).chain(norm);
+        if below.any(|parameter| parameter.is_trainable()) || self.projection.as_ref().is_some_and(Matrix::is_trainable)
+        {
+            return None;
+        }
+        Some(self.layers.iter().position(FusedLayer::is_trainable).unwrap_or(self.layers.len()))
+    }
+
+    /// Whether training changes anything in it.
+    fn is_trainable(&self) -> bool {
+        let last = self.final_norm.iter().any(|norm| norm.weight.is_trainable() || norm.bias.is_trainable());
+        last || self.first_trainable_layer() != Some(self.layers.len())
+    }
+}
+
+impl FusedLayer {
+    fn is_trainable(&self) -> bool {
+        let norms = self.norms.iter().flat_map(|norm| [&norm.weight, &norm.bias]);
+        self.matrices.iter().any(Matrix::is_trainable) || norms.into_iter().any(|parameter| parameter.is_trainable())
+    }
+}
+
+impl Packed {
+    fn fill(&mut self, fused: &Fused) -> Result<()> {
+        let (kernels, gathered) = (self.kernels, &mut self.gathered);
+        if let (Some(norm), Some(packed)) = (&fused.norm, &mut self.norm) {
+            packed.pack(norm)?;
+        }
+        if let (Some(matrix), Some(packed)) = (&fused.projection, &mut self.projection) {
+            matrix.pack(kernels, packed, gathered)?;
+        }
+        if let (Some(norm), Some(packed)) = (&fused.final_norm, &mut self.final_norm) {
+            packed.pack(norm)?;
+        }
+        use rayon::prelude::*;
+        self.layers.par_iter_mut().zip(&fused.layers).try_for_each(|(packed, layer)| {
+            let mut gathered = Vec::new();
+            for (matrix, packed) in layer.matrices.iter().zip(&mut packed.matrices) {
+                matrix.pack(kernels, packed, &mut gathered)?;
+            }
+            for (norm, packed) in layer.norms.iter().zip(&mut packed.norms) {
+                packed.pack(norm)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What stays behind when a thread panicked is whole: every change is made under the lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A gradient under its parameter's name.
+fn named(parameter: &Arc<Parameter>, values: Vec<f32>) -> Result<(String, Tensor)> {
+    let value = parameter.value();
+    Ok((parameter.name().to_string(), Tensor::from_vec(values, value.dims(), value.device())?))
+}

@@ -1,0 +1,265 @@
+//! The fused encoder beside its twin, the composition of single operations: hidden states and gradients of every family, on every
+//! kernel of this machine and on their emulations, over ragged, tiny and odd shapes, with dropout on.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use indexmap::IndexMap;
+use retune::batch::{Batch, Draw, Features};
+use retune::data::Value;
+use retune::kernels::Path;
+use retune::kernels::tiles::{Element, Kernels, Precision, available, kernels_of};
+use retune::model::backbone::LoadSettings;
+use retune::model::{Backbone, ModelConfig};
+use retune::tensor::rng::Rng;
+use serde_json::{Value as Json, json};
+
+/// Every table that this machine can run: its own, and the emulated ones.
+fn tables() -> Vec<&'static Kernels> {
+    let mut tables: Vec<&Kernels> = available().into_iter().flat_map(|(ours, twin)| [ours, twin]).collect();
+    for precision in [Precision::Highest, Precision::High, Precision::Bf16] {
+        tables.extend(kernels_of(Path::Emulated, precision));
+    }
+    for (path, name) in [(Path::Avx512, "AVX-512"), (Path::Amx, "AMX")] {
+        if kernels_of(path, Precision::Highest).is_none() {
+            println!("not tested: this machine does not have {name}");
+        }
+    }
+    let mut names = std::collections::HashSet::new();
+    tables.retain(|table| names.insert(table.name));
+    tables
+}
+
+/// Relative Frobenius errors that a table may have against f32, as they were measured for one, three and six products of
+/// parts: hidden states (a product's error, twice over two layers), and all gradients together.
+fn tolerances(kernels: &Kernels) -> (f64, f64) {
+    match kernels.element {
+        Element::F32 | Element::Bf16(3) => (2e-6, 3e-6),
+        Element::Bf16(2) => (2e-5, 2e-5),
+        _ => (1e-2, 1e-2),
+    }
+}
+
+fn backbone(config: Json) -> Backbone {
+    let settings = LoadSettings {
+        caller: "`test`".into(),
+        overrides: Vec::new(),
+        ignore_mismatched_sizes: false,
+        seed: 1,
+        device: Device::Cpu,
+    };
+    let backbone =
+        Backbone::from_config(ModelConfig::from_map(config.as_object().unwrap().clone()), &settings).unwrap();
+    // Biases begin at 0 and norms at 1: move them, so that every parameter matters.
+    for parameter in backbone.builder.parameters().all() {
+        let rng = Rng::new(3, parameter.name(), 0);
+        let count = parameter.value().elem_count() as u64;
+        let noise: Vec<f32> = (0..count).map(|index| rng.normal(index) as f32 * 0.1).collect();
+        let noise = Tensor::from_vec(noise, parameter.value().dims(), &Device::Cpu).unwrap();
+        parameter.var().set(&(parameter.value() + noise).unwrap()).unwrap();
+    }
+    backbone
+}
+
+fn features(lengths: &[usize], vocab_size: usize) -> Vec<Features> {
+    let rng = Rng::new(11, "ids", 0);
+    let row = |(row, &length): (usize, &usize)| {
+        let id = |place: usize| Value::Int((rng.uniform((row * 1000 + place) as u64) * vocab_size as f64) as i64);
+        let segment = |place: usize| Value::Int(i64::from(place > length / 2));
+        let columns = [
+            ("input_ids".to_string(), Value::List((0..length).map(id).collect())),
+            ("token_type_ids".to_string(), Value::List((0..length).map(segment).collect())),
+        ];
+        Features::from_row(&IndexMap::from(columns)).unwrap()
+    };
+    lengths.iter().enumerate().map(row).collect()
+}
+
+fn batch(lengths: &[usize], vocab_size: usize, padded: bool) -> Batch {
+    let rows = features(lengths, vocab_size);
+    let numbered: Vec<(usize, &Features)> = rows.iter().enumerate().collect();
+    let batch = if padded {
+        Batch::pack_padded(&numbered, 1, &Device::Cpu).unwrap()
+    } else {
+        Batch::pack(&numbered, &Device::Cpu).unwrap()
+    };
+    batch.training(Draw { seed: 5, step: 2 }, 0)
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A scalar that weighs every hidden state differently.
+fn weighed(hidden: &Tensor) -> Tensor {
+    let rng = Rng::new(9, "weights", 0);
+    let weights: Vec<f32> = (0..hidden.elem_count() as u64).map(|index| rng.normal(index) as f32).collect();
+    let weights = Tensor::from_vec(weights, hidden.dims(), hidden.device()).unwrap();
+    (hidden * weights).unwrap().sum_all().unwrap()
+}
+
+fn distance(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+}
+
+fn relative(found: &[f32], expected: &[f32]) -> f64 {
+    distance(found, expected) / expected.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Hidden states and gradients by name.
+fn composed(backbone: &Backbone, batch: &Batch) -> (Vec<f32>, HashMap<String, Vec<f32>>) {
+    let hidden = backbone.encoder.composed(batch).unwrap();
+    let store = weighed(&hidden).backward().unwrap();
+    let parameters = backbone.builder.parameters().all();
+    let gradients = parameters.iter().filter_map(|parameter| {
+        let gradient = store.get(parameter.value())?;
+        Some((parameter.name().to_string(), numbers(gradient)))
+    });
+    (numbers(&hidden), gradients.collect())
+}
+
+fn fused(backbone: &Backbone, batch: &Batch, kernels: &'static Kernels) -> (Vec<f32>, HashMap<String, Vec<f32>>) {
+    let hidden = backbone.encoder.forward_on(batch, kernels).unwrap();
+    weighed(&hidden).backward().unwrap();
+    let gradients = backbone.encoder.take_gradients();
+    (numbers(&hidden), gradients.into_iter().map(|(name, gradient)| (name, numbers(&gradient))).collect())
+}
+
+fn check(name: &str, backbone: &Backbone, batch: &Batch) {
+    let (hidden, gradients) = composed(backbone, batch);
+    let size = gradients.values().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+    for kernels in tables() {
+        let (of_hidden, of_gradients) = tolerances(kernels);
+        let (found, found_gradients) = fused(backbone, batch, kernels);
+        let error = relative(&found, &hidden);
+        assert!(error < of_hidden, "{name}, {}: hidden states {error:e}", kernels.name);
+        let mut names: Vec<_> = gradients.keys().collect();
+        names.sort();
+        let mut others: Vec<_> = found_gradients.keys().collect();
+        others.sort();
+        assert_eq!(others, names, "{name}, {}", kernels.name);
+        let mut total = 0.0;
+        for (parameter, expected) in &gradients {
+            let error = distance(&found_gradients[parameter], expected);
+            total += error * error;
+            // A single parameter may be off by ten times as much of its own size; a key's bias has no gradient in truth.
+            let own = expected.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>().sqrt().max(size * 0.01);
+            assert!(error < 10.0 * of_gradients * own, "{name}, {}: {parameter} {:e}", kernels.name, error / own);
+        }
+        let error = total.sqrt() / size;
+        assert!(error < of_gradients, "{name}, {}: gradients {error:e}", kernels.name);
+    }
+}
+
+fn bert(hidden: usize, heads: usize, inner: usize, layers: usize, more: &[(&str, Json)]) -> Json {
+    let mut config = json!({
+        "model_type": "bert", "vocab_size": 31, "hidden_size": hidden, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "intermediate_size": inner, "max_position_embeddings": 600,
+        "initializer_range": 0.2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+    });
+    for (key, value) in more {
+        config[*key] = value.clone();
+    }
+    config
+}
+
+#[test]
+fn ragged_tiny_and_odd_shapes() {
+    let shapes = [(16, 4, 24, 2), (20, 5, 37, 2), (64, 2, 96, 1), (128, 2, 40, 1), (80, 1, 70, 1), (48, 1, 64, 2)];
+    for (hidden, heads, inner, layers) in shapes {
+        let backbone = backbone(bert(hidden, heads, inner, layers, &[]));
+        for lengths in [&[1][..], &[4, 1, 6], &[25, 3, 17, 31, 1, 1, 16, 40], &[33]] {
+            let name = format!("bert {hidden}/{heads}/{inner} {lengths:?}");
+            check(&name, &backbone, &batch(lengths, 31, false));
+        }
+        check(&format!("bert {hidden}/{heads} padded"), &backbone, &batch(&[5, 19, 2], 31, true));
+    }
+}
+
+#[test]
+fn long_rows() {
+    let backbone = backbone(bert(32, 1, 48, 1, &[]));
+    check("one row of 512", &backbone, &batch(&[512], 31, false));
+    check("129, 300 and 1", &backbone, &batch(&[129, 300, 1], 31, false));
+}
+
+#[test]
+fn every_family_and_activation() {
+    for activation in ["gelu", "gelu_new", "relu", "silu", "tanh"] {
+        let backbone = backbone(bert(32, 2, 48, 2, &[("hidden_act", json!(activation))]));
+        check(activation, &backbone, &batch(&[7, 12, 3], 31, false));
+    }
+    let lengths = [9, 2, 14];
+    let others = [
+        json!({"model_type": "roberta", "vocab_size": 31, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+            "intermediate_size": 40, "max_position_embeddings": 40, "type_vocab_size": 2, "pad_token_id": 1, "initializer_range": 0.2}),
+        json!({"model_type": "distilbert", "vocab_size": 31, "dim": 24, "n_layers": 2, "n_heads": 2, "hidden_dim": 40,
+            "max_position_embeddings": 40, "initializer_range": 0.2}),
+        json!({"model_type": "electra", "vocab_size": 31, "embedding_size": 20, "hidden_size": 36, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "intermediate_size": 40, "max_position_embeddings": 40, "initializer_range": 0.2}),
+        json!({"model_type": "gpt2", "vocab_size": 31, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 40,
+            "initializer_range": 0.2}),
+        json!({"model_type": "gpt2", "vocab_size": 31, "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 200, "n_inner": 50,
+            "scale_attn_by_inverse_layer_idx": true, "initializer_range": 0.2}),
+    ];
+    for config in others {
+        let name = config["model_type"].as_str().unwrap().to_string();
+        let backbone = backbone(config);
+        check(&name, &backbone, &batch(&lengths, 31, false));
+        check(&format!("{name} padded"), &backbone, &batch(&lengths, 31, true));
+    }
+    let long = backbone(
+        json!({"model_type": "gpt2", "vocab_size": 31, "n_embd": 32, "n_layer": 1, "n_head": 1, "n_positions": 300,
+        "initializer_range": 0.2}),
+    );
+    check("gpt2, 260 tokens", &long, &batch(&[260, 5], 31, false));
+}
+
+/// Frozen parameters get no gradient, and the others the same as before.
+#[test]
+fn frozen_parts() {
+    for (frozen, kept) in [
+        ("bert.embeddings.*", "bert.encoder.layer.0.output.dense.weight"),
+        ("bert.e[mn]*[gr].[wpLl]*[0s].*", "bert.encoder.layer.1.output.dense.bias"),
+        ("*query*", "bert.embeddings.word_embeddings.weight"),
+        ("*.weight", "bert.encoder.layer.0.attention.self.key.bias"),
+    ] {
+        let backbone = backbone(bert(32, 2, 40, 2, &[]));
+        let batch = batch(&[7, 3], 31, false);
+        backbone.builder.parameters().set_trainable(frozen, false).unwrap();
+        let (_, expected) = composed(&backbone, &batch);
+        let kernels = tables()[0];
+        let (_, found) = fused(&backbone, &batch, kernels);
+        assert!(found.contains_key(kept), "{frozen}: {kept}");
+        for parameter in backbone.builder.parameters().all() {
+            assert_eq!(
+                found.contains_key(parameter.name()),
+                parameter.is_trainable(),
+                "{frozen}: {}",
+                parameter.name()
+            );
+            // A key's bias has no gradient in truth, only rounding.
+            if parameter.is_trainable() && !parameter.name().contains("key.bias") {
+                assert!(relative(&found[parameter.name()], &expected[parameter.name()]) < 1e-3, "{}", parameter.name());
+            }
+        }
+    }
+    let backbone = backbone(bert(32, 2, 40, 2, &[]));
+    backbone.builder.parameters().set_trainable("*", false).unwrap();
+    let hidden = backbone.encoder.forward_on(&batch(&[7, 3], 31, false), tables()[0]).unwrap();
+    assert!(!hidden.track_op(), "an encoder that is wholly frozen is not part of the graph");
+}
+
+/// An optimizer's or a user's change of a weight is seen by the next forward.
+#[test]
+fn changed_weights_are_packed_again() {
+    let backbone = backbone(bert(32, 2, 40, 1, &[]));
+    let batch = batch(&[7, 3], 31, false);
+    let before = numbers(&backbone.encoder.forward_on(&batch, tables()[0]).unwrap());
+    let parameter = backbone.builder.parameters().get("bert.encoder.layer.0.intermediate.dense.weight").unwrap();
+    parameter.var().set(&(parameter.value() * 2.0).unwrap()).unwrap();
+    let after = numbers(&backbone.encoder.forward_on(&batch, tables()[0]).unwrap());
+    let expected = numbers(&backbone.encoder.composed(&batch).unwrap());
+    assert!(relative(&after, &before) > 1e-3 && relative(&after, &expected) < 1e-6);
+}
