@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::math::simd;
 use crate::tensor::rng::philox;
 
 /// Where in the optimizer step's data a token stands: its example's number within the step, its position in the example.
@@ -38,15 +39,12 @@ impl Site {
     }
 
     /// Writes the factors of one token's columns: 0 for dropped elements, [`Site::scale`] for kept ones.
+    ///
+    /// Eight columns share a block of the generator: column c has the bits `16 (c % 2)..` of the word `c / 2 % 4` of block `c / 8`.
     pub fn factors(&self, token: TokenNumber, out: &mut [f32]) {
-        let scale = self.scale();
-        for (block, chunk) in out.chunks_mut(8).enumerate() {
-            let words = philox([block as u32, token.position, token.row, self.step], self.key);
-            for (column, factor) in chunk.iter_mut().enumerate() {
-                let bits = (words[column / 2] >> (16 * (column % 2))) & 0xffff;
-                *factor = if bits < self.threshold { 0.0 } else { scale };
-            }
-        }
+        let numbers = [token.position, token.row, self.step];
+        let (key, threshold, scale) = (self.key, self.threshold, self.scale());
+        write_factors(out, numbers, key, threshold, scale);
     }
 
     /// The factors of `(tokens, width)` elements, row by row.
@@ -57,9 +55,72 @@ impl Site {
     }
 }
 
+/// Blocks of the generator that are drawn at a time: one a SIMD lane.
+const LANES: usize = 16;
+
+simd! {
+    fn write_factors(out: &mut [f32], numbers: [u32; 3], key: [u32; 2], threshold: u32, scale: f32) {
+        for (group, chunk) in out.chunks_mut(8 * LANES).enumerate() {
+            let words = philox_lanes((group * LANES) as u32, numbers, key);
+            let mut bits = [0u32; 4 * LANES];
+            for lane in 0..LANES {
+                for word in 0..4 {
+                    bits[lane * 4 + word] = words[word][lane];
+                }
+            }
+            let mut factors = [0.0f32; 8 * LANES];
+            for place in 0..4 * LANES {
+                factors[2 * place] = if bits[place] & 0xffff < threshold { 0.0 } else { scale };
+                factors[2 * place + 1] = if bits[place] >> 16 < threshold { 0.0 } else { scale };
+            }
+            let n = chunk.len();
+            chunk.copy_from_slice(&factors[..n]);
+        }
+    }
+}
+
+/// [`philox`] of sixteen blocks that follow each other: four words of each.
+#[inline(always)]
+fn philox_lanes(first: u32, numbers: [u32; 3], key: [u32; 2]) -> [[u32; LANES]; 4] {
+    const MULTIPLIERS: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
+    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+    let mut c0: [u32; LANES] = std::array::from_fn(|lane| first + lane as u32);
+    let [mut c1, mut c2, mut c3] = numbers.map(|number| [number; LANES]);
+    let [mut k0, mut k1] = key;
+    for _ in 0..10 {
+        for lane in 0..LANES {
+            let left = MULTIPLIERS[0] * u64::from(c0[lane]);
+            let right = MULTIPLIERS[1] * u64::from(c2[lane]);
+            c0[lane] = (right >> 32) as u32 ^ c1[lane] ^ k0;
+            c1[lane] = right as u32;
+            c2[lane] = (left >> 32) as u32 ^ c3[lane] ^ k1;
+            c3[lane] = left as u32;
+        }
+        k0 = k0.wrapping_add(WEYL[0]);
+        k1 = k1.wrapping_add(WEYL[1]);
+    }
+    [c0, c1, c2, c3]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The factors of any width are those of the generator's own definition, block by block.
+    #[test]
+    fn factors_are_the_generators_bits() {
+        for (p, width) in [(0.1, 384), (0.5, 1), (0.25, 131), (0.0, 9), (0.9, 1027)] {
+            let site = Site::new(7, 12_345, 99, p);
+            let token = TokenNumber { row: 31, position: 77 };
+            let mut factors = vec![-1.0; width];
+            site.factors(token, &mut factors);
+            for (column, factor) in factors.iter().enumerate() {
+                let words = philox([column as u32 / 8, token.position, token.row, site.step], site.key);
+                let bits = (words[column % 8 / 2] >> (16 * (column % 2))) & 0xffff;
+                assert_eq!(*factor, if bits < site.threshold { 0.0 } else { site.scale() }, "{p}, column {column}");
+            }
+        }
+    }
 
     #[test]
     fn a_tokens_mask_does_not_depend_on_its_neighbours_and_drops_the_asked_share() {
