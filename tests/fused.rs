@@ -37,12 +37,14 @@ fn tables() -> Vec<&'static Kernels> {
 }
 
 /// Relative Frobenius errors that a table may have against f32, as they were measured for one, three and six products of
-/// parts: hidden states (a product's error, twice over two layers), and all gradients together.
+/// parts: hidden states (a product's error, twice over two layers), and all gradients together. In bf16 a product is off by
+/// 2.4e-3; these weights are ten times those of a trained model, so the errors of some thirty products in a row are
+/// passed on in full: 2.4e-3 times the root of 30, and half as much again.
 fn tolerances(kernels: &Kernels) -> (f64, f64) {
     match kernels.element {
         Element::F32 | Element::Bf16(3) => (2e-6, 3e-6),
         Element::Bf16(2) => (2e-5, 2e-5),
-        _ => (1e-2, 1e-2),
+        _ => (1e-2, 2e-2),
     }
 }
 

@@ -62,17 +62,21 @@ pub(super) fn collect(
     store: &mut GradStore,
     sums: &mut Gradients,
 ) -> Result<usize> {
-    let mut found = of_encoder;
-    for parameter in parameters.all().iter().filter(|parameter| parameter.is_trainable()) {
-        if let Some(gradient) = store.remove(parameter.value()) {
-            found.push((parameter.name().to_string(), gradient));
-        }
+    let mut by_name: IndexMap<String, Vec<Tensor>> = IndexMap::new();
+    for (name, gradient) in of_encoder {
+        by_name.entry(name).or_default().push(gradient);
     }
-    let count = found.len();
-    for (name, gradient) in found {
-        match sums.get_mut(&name) {
-            Some(sum) => *sum = (&*sum + gradient)?.detach(),
-            None => drop(sums.insert(name, gradient.detach())),
+    let mut count = 0;
+    for parameter in parameters.all().iter().filter(|parameter| parameter.is_trainable()) {
+        // A tied table has one gradient of the encoder, and one of the head.
+        let mut found = by_name.swap_remove(parameter.name()).unwrap_or_default();
+        found.extend(store.remove(parameter.value()));
+        count += usize::from(!found.is_empty());
+        for gradient in found {
+            match sums.get_mut(parameter.name()) {
+                Some(sum) => *sum = (&*sum + gradient)?.detach(),
+                None => drop(sums.insert(parameter.name().to_string(), gradient.detach())),
+            }
         }
     }
     Ok(count)

@@ -98,7 +98,7 @@ impl Trainer {
 
     fn run(&mut self, dataset: &Dataset, prefix: &str, wanted: Wanted, hooks: &mut Hooks<'_>) -> Result<Evaluation> {
         let started = Instant::now();
-        let _precision = self.precision();
+        let _precision = self.precision(hooks);
         let prepared = self.prepared(dataset, hooks)?;
         // In the order of the rows, as Hugging Face: a token-level loss is a mean of batch means. Without padding there is
         // nothing to win by sorting.

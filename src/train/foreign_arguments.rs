@@ -60,7 +60,7 @@ const ADAMW_ONLY: &str = "the optimizer is AdamW without options of its own";
 
 /// All of them, in the order of Hugging Face's class; those of earlier versions follow.
 pub(crate) const FOREIGN: &[Foreign] = &[
-    argument("fp16", Bool, "false", Refused("train in f32, or with `bf16: true`")),
+    argument("fp16", Bool, "false", Refused("train in f32, or with the other half precision, `bf16`")),
     argument("gradient_checkpointing", Bool, "false", Refused(MEMORY)),
     argument("activation_checkpointing", Bool, "false", Refused(MEMORY)),
     argument("gradient_checkpointing_kwargs", Any, "null", Refused(MEMORY)),

@@ -18,6 +18,7 @@ pub mod optimizer;
 pub mod param_groups;
 mod plan;
 mod plateau;
+mod precision;
 pub mod schedule;
 pub mod state;
 mod step;

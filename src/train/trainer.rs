@@ -15,8 +15,6 @@ use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Place, Result, What};
 use crate::head::prepare::Prepared;
 use crate::head::{Model, Predictions, labels, options};
-use crate::kernels;
-use crate::kernels::tiles::Precision;
 use crate::tokenizer::Tokenizer;
 use crate::train::callbacks::{Callback, DefaultFlowCallback, Event, Extra, TrainerControl};
 use crate::train::compute_loss::ComputeLoss;
@@ -26,7 +24,7 @@ use crate::train::param_groups::{GroupRates, split};
 use crate::train::schedule::{Schedule, ScheduleKind};
 use crate::train::state::{TrainerState, required_metric};
 use crate::train::step::{accumulate, refuse_missing_gradients, window_of};
-use crate::train::{Interval, MatmulPrecision, NanPolicy, SaveInterval, TrainingArguments, checkpoint};
+use crate::train::{Interval, NanPolicy, SaveInterval, TrainingArguments, checkpoint};
 
 /// Metrics of the user's own: from predictions and labels to a map of numbers.
 pub type ComputeMetrics<'a> = Box<dyn FnMut(&Predictions) -> Result<Value> + 'a>;
@@ -78,18 +76,6 @@ pub struct Trainer {
     control: TrainerControl,
     /// Encoded data sets, by the address of their rows.
     pub(super) encoded: Vec<(usize, Dataset, Arc<Prepared>)>,
-}
-
-/// Sets a model's precision back to what it was before.
-pub(super) struct PrecisionGuard {
-    model: Model,
-    before: Precision,
-}
-
-impl Drop for PrecisionGuard {
-    fn drop(&mut self) {
-        self.model.encoder().set_precision(self.before);
-    }
 }
 
 /// What training gave.
@@ -160,19 +146,6 @@ impl Trainer {
         self.announce(Event::InitEnd, hooks, &Extra::default())
     }
 
-    /// Products as exact as the arguments say, for as long as the guard lives.
-    pub(super) fn precision(&self) -> PrecisionGuard {
-        let args = &self.settings.args;
-        let precision = match args.float32_matmul_precision {
-            _ if args.bf16 => Precision::Bf16,
-            MatmulPrecision::Highest => Precision::Highest,
-            MatmulPrecision::High => Precision::High,
-            MatmulPrecision::Medium => Precision::Medium,
-        };
-        let before = self.settings.model.encoder().set_precision(precision);
-        PrecisionGuard { model: self.settings.model.clone(), before }
-    }
-
     /// What the run remembers of itself.
     pub fn state(&self) -> &TrainerState {
         &self.state
@@ -212,10 +185,7 @@ impl Trainer {
         }
         let prepared = self.prepared(&dataset, hooks)?;
         let args = self.settings.args.clone();
-        let _precision = self.precision();
-        if args.bf16 && kernels::tiles::kernels(Precision::Bf16).is_none() {
-            hooks.note("`bf16`: this machine has no kernels for it, so products are computed in f32");
-        }
+        let _precision = self.precision(hooks);
         let n_batches = self.layout().n_batches(prepared.features.len(), "dataloader_drop_last")?;
         let updates_per_epoch = n_batches.div_ceil(args.gradient_accumulation_steps);
         let (max_steps, n_epochs) = if args.max_steps > 0 {
