@@ -135,6 +135,19 @@ fn shards_are_fetched_through_the_index() {
     server.repository("big", "main", COMMIT, &files);
     let folder = disk(hub(&server.address, scratch.path()).model_folder("big", None, Wanted::Model).unwrap());
     assert_eq!(std::fs::read(folder.join("model-00002-of-00002.safetensors")).unwrap(), b"two");
+    // One shard that is damaged on the way: nothing looks complete, and the next try mends it.
+    let cache = tempfile::tempdir().unwrap();
+    server.set("/storage/big/model-00002-of-00002.safetensors", Answer::new("200 OK", "twe"));
+    let error = hub(&server.address, cache.path()).model_folder("big", None, Wanted::Model).unwrap_err();
+    assert!(
+        error.to_string().contains("`big/model-00002-of-00002.safetensors` arrived with the wrong bytes"),
+        "{error}"
+    );
+    let offline = Hub::new(HubSettings { offline: true, ..settings(&server.address, cache.path()) });
+    assert!(offline.model_folder("big", None, Wanted::Model).is_err());
+    server.set("/storage/big/model-00002-of-00002.safetensors", Answer::new("200 OK", "two"));
+    hub(&server.address, cache.path()).model_folder("big", None, Wanted::Model).unwrap();
+    assert!(offline.model_folder("big", None, Wanted::Model).is_ok());
     let evil = index.replace("model-00001-of-00002.safetensors", "../../../../escape");
     let files = vec![("model.safetensors.index.json", evil.into_bytes(), false)];
     server.repository("evil", "main", COMMIT, &files);
@@ -218,8 +231,24 @@ fn each_failure_says_what_happened_and_what_to_do() {
         },
         None,
         "`org/tiny` has only PyTorch weights (`pytorch_model.bin`), which is not supported",
-        "pickles",
+        "it is a pickle",
     );
+    for (file, kind, how) in [
+        ("tf_model.h5", "TensorFlow", "from_tf=True"),
+        ("flax_model.msgpack", "Flax", "from_flax=True"),
+        ("model.pt", "PyTorch", "save_pretrained"),
+        ("onnx/model.onnx", "ONNX", "safetensors"),
+    ] {
+        check_failure(
+            |server| {
+                let files = [("training_args.bin", b"x".to_vec(), true), (file, b"x".to_vec(), true)];
+                server.repository("org/tiny", "main", COMMIT, &files);
+            },
+            None,
+            &format!("has only {kind} weights (`{file}`), which is not supported"),
+            how,
+        );
+    }
     check_failure(
         |server| server.repository("org/tiny", "main", COMMIT, &[("config.json", b"{}".to_vec(), false)]),
         None,

@@ -59,6 +59,18 @@ mod dataset {
         ds.column_names().iter().map(|name| name.as_str().into()).collect()
     }
 
+    /// What is known of the columns, by name, as Hugging Face says it: `_type` is `ClassLabel` (with the `names` behind its
+    /// numbers, which Parquet files carry), `List` (with a `feature`) or `Value` (with a `dtype`).
+    ///
+    /// ```rhai
+    /// let reviews = load_dataset("std/reviews").train;
+    /// expect(reviews.features.text.dtype == "string" && reviews.features.score.dtype == "float64", "text and a number");
+    /// ```
+    #[rhai_fn(global, pure, get = "features")]
+    pub fn features(ds: &mut Dataset) -> Map {
+        ds.column_names().iter().map(|name| (name.as_str().into(), to_dynamic(&ds.feature(name)))).collect()
+    }
+
     /// A row as a map; a negative number counts from the end.
     ///
     /// ```rhai

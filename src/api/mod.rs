@@ -14,6 +14,7 @@ mod class_weights;
 mod compute_loss;
 pub mod data_loader;
 mod dataset;
+mod debug_data;
 pub mod encoding;
 mod generate;
 mod head;
@@ -47,6 +48,7 @@ pub fn register(engine: &mut rhai::Engine) {
     class_weights::register(engine);
     data_loader::register(engine);
     dataset::register(engine);
+    debug_data::register(engine);
     generate::register(engine);
     head::register(engine);
     language_models::register(engine);

@@ -124,6 +124,19 @@ impl Dataset {
         self.0.classes.get(column).filter(|_| self.has_column(column)).map(|names| &**names)
     }
 
+    /// What is known of a column, in Hugging Face's words; the types are those of its first filled cell.
+    pub fn feature(&self, column: &str) -> Value {
+        let classes = self.class_names(column);
+        let mut cells = self.0.rows.iter().filter_map(|row| row.get(column));
+        match cells.find(|value| **value != Value::Null) {
+            Some(Value::List(values)) => {
+                let inner = values.iter().find(|value| **value != Value::Null);
+                map(&[("_type", "List".into()), ("feature", feature(inner, classes))])
+            }
+            first => feature(first, classes),
+        }
+    }
+
     /// The same rows with other names of classes.
     #[must_use]
     pub(super) fn with_classes(&self, classes: Classes) -> Dataset {
@@ -373,6 +386,28 @@ fn build(name: Arc<str>, mut rows: Vec<Row>, origins: Option<Origins>, classes: 
         *row = Arc::new(columns.iter().map(cell).collect());
     }
     Dataset(Arc::new(Parts { name, columns: columns.into_iter().collect(), rows: rows.into(), origins, classes }))
+}
+
+/// What is known of single values.
+fn feature(value: Option<&Value>, classes: Option<&[String]>) -> Value {
+    if let Some(names) = classes {
+        let list = names.iter().map(|name| name.as_str().into()).collect();
+        return map(&[("_type", "ClassLabel".into()), ("names", Value::List(list))]);
+    }
+    let dtype = match value {
+        None | Some(Value::Null) => "null",
+        Some(Value::Bool(_)) => "bool",
+        Some(Value::Int(_)) => "int64",
+        Some(Value::Float(_)) => "float64",
+        Some(Value::Str(_)) => "string",
+        Some(Value::List(_)) => "list",
+        Some(Value::Map(_)) => "struct",
+    };
+    map(&[("_type", "Value".into()), ("dtype", dtype.into())])
+}
+
+fn map(entries: &[(&str, Value)]) -> Value {
+    Value::Map(Arc::new(entries.iter().map(|(key, value)| (key.to_string(), value.clone())).collect()))
 }
 
 /// Names in backticks, for messages.

@@ -18,6 +18,8 @@ embedded![
     "minilm-tiny/tokenizer.json",
     "minilm-tiny/tokenizer_config.json",
     "minilm-tiny/vocab.txt",
+    "ratings/train.jsonl",
+    "ratings/validation.jsonl",
     "reviews/test.jsonl",
     "reviews/train.jsonl",
     "reviews/validation.jsonl",
@@ -26,6 +28,8 @@ embedded![
     "tasks/ner.rhai",
     "tasks/qa.rhai",
     "tasks/sentiment.rhai",
+    "topics/train.jsonl",
+    "topics/validation.jsonl",
 ];
 
 /// The embedded file at `path`, for example `tasks/sentiment.rhai`.

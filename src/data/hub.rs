@@ -11,6 +11,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::data::download::{Client, Kind, Listing};
 use crate::data::files::{Folder, Places};
+use crate::data::foreign_weights;
 use crate::error::{Error, Result, What, nearest};
 
 const ENDPOINT: &str = "https://huggingface.co";
@@ -256,12 +257,12 @@ fn small_files(listing: &Listing) -> impl Iterator<Item = &'static str> + '_ {
 }
 
 fn no_safetensors(repo: &str, listing: &Listing) -> Error {
-    let is_pickle = |file: &&String| file.ends_with(".bin") || file.ends_with(".pt") || file.ends_with(".ckpt");
-    match listing.files.iter().find(is_pickle) {
-        Some(pickle) => Error::new(What::Unsupported(format!("`{repo}` has only PyTorch weights (`{pickle}`), which"))).hint(
-            "such files are pickles, which can run any program when they are read; convert them to safetensors in Python \
-             (`model.save_pretrained(dir)`) and give that directory, or pass a `revision` that has `model.safetensors`",
-        ),
+    match foreign_weights::find(&listing.files) {
+        Some(found) => {
+            let problem = format!("`{repo}` has only {} (`{}`), which", found.kind, found.file);
+            Error::new(What::Unsupported(problem))
+                .hint(format!("{}; or pass a `revision` that has `{WEIGHTS}`", found.hint))
+        }
         None => Error::new(What::NotFound { kind: "weights file", name: format!("{repo}/{WEIGHTS}") })
             .hint("the repository must hold `config.json` and `model.safetensors`"),
     }

@@ -9,6 +9,7 @@ mod dataset;
 mod download;
 pub mod embedded;
 pub mod files;
+pub mod foreign_weights;
 pub mod format;
 pub(crate) mod guard;
 pub mod gzip;

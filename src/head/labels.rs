@@ -51,6 +51,12 @@ pub fn settle(model: &Model, dataset: &Dataset) -> Result<()> {
         let names: Vec<String> = names.into_iter().collect();
         model.change_config(|config| config.set_labels(&names));
     }
+    // The names that the data set itself has for its numbers, as run_glue takes them.
+    if let (Kind::Whole, false, Some(names)) = (kind, config.has_label_names()?, dataset.class_names(name))
+        && names.len() == n_labels
+    {
+        model.change_config(|config| config.set_labels(names));
+    }
     if config.problem_type()?.is_none() {
         let problem = match kind {
             _ if n_labels == 1 => ProblemType::Regression,

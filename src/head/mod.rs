@@ -8,6 +8,7 @@ pub mod best_labels;
 pub mod blocks;
 pub mod builder;
 pub mod class_weights;
+pub mod debug_data;
 pub mod fill_mask;
 pub mod generation;
 pub mod labels;

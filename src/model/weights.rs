@@ -11,6 +11,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::data::files::Folder;
+use crate::data::foreign_weights;
 use crate::error::{Error, Place, Result, What};
 use crate::model::family::Family;
 
@@ -141,13 +142,8 @@ fn shard_files(folder: &Folder) -> Result<Vec<String>> {
     let Some(text) = folder.read_text(INDEX)? else {
         let others = folder.files()?;
         let error = Error::new(What::Weights("the model directory has no `model.safetensors`".into())).at(place);
-        let pickled =
-            others.iter().find(|name| name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth"));
-        return Err(match pickled {
-            Some(name) => error.hint(format!(
-                "`{name}` is a pickle, which runs code when it is read, and is refused; convert it once with transformers: \
-                 `AutoModel.from_pretrained(DIR).save_pretrained(DIR)` writes safetensors"
-            )),
+        return Err(match foreign_weights::find(&others) {
+            Some(found) => error.hint(format!("`{}` holds {}: {}", found.file, found.kind, found.hint)),
             None => error.hint("a model directory holds config.json, model.safetensors and the tokenizer's files"),
         });
     };
