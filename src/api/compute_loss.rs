@@ -39,7 +39,7 @@ impl LossFunction {
     }
 
     /// The loss during one call of the trainer.
-    pub(super) fn hook<'a>(&'a self, context: &'a NativeCallContext<'a>, model: &'a Model) -> ComputeLoss<'a> {
+    pub(super) fn hook<'a>(&'a self, context: &'a NativeCallContext<'a>, model: Model) -> ComputeLoss<'a> {
         match self {
             LossFunction::OfBatch(function) => ComputeLoss::OfBatch(Box::new(move |output: &Output, batch: &Batch| {
                 let args = (output_to_dynamic(output), batch.clone());

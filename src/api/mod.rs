@@ -21,15 +21,19 @@ mod head;
 mod labels;
 mod language_models;
 mod load_dataset;
+mod lr_find;
 pub mod metrics;
 pub mod model;
 pub mod model_output;
 pub mod optimizer;
+mod model_init;
 pub mod options;
 mod pipeline;
 mod rows;
 pub mod run_state;
 pub mod scheduler;
+mod search;
+mod search_space;
 pub mod session;
 mod task_rows;
 mod tensor;
@@ -38,6 +42,7 @@ mod tensor_math;
 mod tensor_shape;
 pub mod tokenizer;
 pub mod trainer;
+mod trainer_data;
 pub mod training_arguments;
 
 /// Registers every namespace.
@@ -53,6 +58,7 @@ pub fn register(engine: &mut rhai::Engine) {
     head::register(engine);
     language_models::register(engine);
     load_dataset::register(engine);
+    lr_find::register(engine);
     metrics::register(engine);
     model::register(engine);
     model_output::register(engine);
@@ -60,6 +66,8 @@ pub fn register(engine: &mut rhai::Engine) {
     pipeline::register(engine);
     run_state::register(engine);
     scheduler::register(engine);
+    search::register(engine);
+    search_space::register(engine);
     task_rows::register(engine);
     tensor::register(engine);
     tokenizer::register(engine);

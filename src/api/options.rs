@@ -33,6 +33,16 @@ impl Options {
         self.map.remove(key).filter(|value| !value.is_unit())
     }
 
+    /// Whether `key` is there, `()` included.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// The value of `key` without taking it.
+    pub fn peek(&self, key: &str) -> Option<&Dynamic> {
+        self.map.get(key)
+    }
+
     /// The error for an option that has to be given and is not; a key that looks like it was meant to be that one.
     pub fn missing(&self, key: &str, hint: &str) -> Error {
         match nearest(key, self.map.keys().map(|key| key.as_str())) {

@@ -4,31 +4,31 @@
 //! the call that trains; the trainer itself knows nothing of scripts.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use indexmap::IndexMap;
 use rhai::plugin::*;
 use rhai::{FnPtr, Map};
 use serde_json::Value as Json;
 
 use crate::api::callbacks::{self, CallbackSetting, Follow, ScriptCallback, json_to_dynamic};
 use crate::api::compute_loss::LossFunction;
+use crate::api::model_init::{Loads, fresh_model};
 use crate::api::options::Options;
 use crate::api::run_state::StateView;
 use crate::api::session::Session;
+use crate::api::trainer_data::{dataset, evaluation_data, predictions_map};
 use crate::api::training_arguments::TrainingArguments as Arguments;
-use crate::data::{Dataset, Value};
+use crate::data::Dataset;
 use crate::error::{Error, Result, What};
-use crate::head::script::convert::{ScriptResult, from_dynamic, lower, raise, to_dynamic, type_name};
+use crate::head::script::convert::{ScriptResult, from_dynamic, lower, raise, type_name};
 use crate::head::{Model, Predictions};
 use crate::report::{Bars, RunCallback};
 use crate::tokenizer::Tokenizer;
 use crate::train::{EvaluationData, Hooks, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint};
 
 /// Options of Hugging Face's Trainer that are not there, and what to do instead.
-const REFUSED: [(&str, &str); 3] = [
+const REFUSED: [(&str, &str); 2] = [
     ("optimizers", "set `param_groups` of the arguments, or write the loop with `AdamW` and `get_scheduler`"),
-    ("model_init", "it comes with a later version"),
     ("preprocess_logits_for_metrics", "it comes with a later version"),
 ];
 
@@ -38,7 +38,9 @@ pub struct ScriptTrainer(Arc<Shared>);
 
 struct Shared {
     trainer: Mutex<Trainer>,
-    model: Model,
+    /// The model that is trained now: another one after each call of `model_init`.
+    model: Mutex<Model>,
+    model_init: Option<FnPtr>,
     arguments: Arguments,
     callbacks: Vec<CallbackSetting>,
     compute_metrics: Option<FnPtr>,
@@ -53,12 +55,17 @@ pub fn register(engine: &mut rhai::Engine) {
 }
 
 impl ScriptTrainer {
-    fn new(session: &Session, options: Map) -> Result<Self> {
+    fn new(context: &NativeCallContext, options: Map) -> Result<Self> {
+        let session = &Session::of(context);
         let mut options = Options::new("`Trainer`", options);
         let model = options.object::<Model>("model", "a model");
         let model = model.map_err(|error| error.hint("load it first: `AutoModelFor...::from_pretrained(\"NAME\")`"))?;
-        let model =
-            model.ok_or_else(|| options.missing("model", "give `model: AutoModelFor...::from_pretrained(...)`"))?;
+        let function = |error: Error| error.hint("write `Fn(\"NAME\")` for a function of the recipe, or a closure");
+        let model_init = options.object::<FnPtr>("model_init", "a function").map_err(function)?;
+        if model.is_some() && model_init.is_some() {
+            let problem = "`Trainer` takes either a `model` or a `model_init`, but not both";
+            return Err(Error::new(What::Conflict(problem.into())).hint("keep `model_init` for a search"));
+        }
         let arguments = match options.object::<Arguments>("args", "`TrainingArguments(#{ ... })`")? {
             Some(arguments) => arguments,
             None => {
@@ -66,7 +73,7 @@ impl ScriptTrainer {
                 if session.seed_is_forced() {
                     args.seed = session.seed();
                 }
-                Arguments(Arc::new(args))
+                Arguments::new(args)
             }
         };
         let train_dataset = dataset(&mut options, "train_dataset")?;
@@ -85,7 +92,6 @@ impl ScriptTrainer {
                 .hint("leave it out: batches are packed without padding, so there is nothing to collate"));
         }
         let callbacks = callbacks::read_all(&mut options)?;
-        let function = |error: Error| error.hint("write `Fn(\"NAME\")` for a function of the recipe, or a closure");
         let compute_metrics = options.object::<FnPtr>("compute_metrics", "a function").map_err(function)?;
         let compute_loss = LossFunction::read(&mut options)?;
         for (key, hint) in REFUSED {
@@ -94,6 +100,13 @@ impl ScriptTrainer {
             }
         }
         let task_options = options.row("task_options")?;
+        let model = match (model, &model_init) {
+            (Some(model), _) => model,
+            (None, Some(init)) => fresh_model(context, init, None, arguments.get().seed, Loads::Noted)?,
+            (None, None) => {
+                return Err(options.missing("model", "give `model: AutoModelFor...::from_pretrained(...)`"));
+            }
+        };
         options.finish()?;
         let tokenizer = processing.or(named);
         if let Some(tokenizer) = &tokenizer {
@@ -101,7 +114,7 @@ impl ScriptTrainer {
         }
         let settings = TrainerSettings {
             model: model.clone(),
-            args: (*arguments.0).clone(),
+            args: (*arguments.get()).clone(),
             train_dataset,
             eval_dataset,
             tokenizer,
@@ -109,7 +122,8 @@ impl ScriptTrainer {
         };
         Ok(ScriptTrainer(Arc::new(Shared {
             trainer: Mutex::new(Trainer::new(settings)?),
-            model,
+            model: Mutex::new(model),
+            model_init,
             arguments,
             callbacks,
             compute_metrics,
@@ -119,19 +133,47 @@ impl ScriptTrainer {
     }
 
     /// The trainer, unless it is at work: a callback that calls it would wait for itself.
-    fn lock(&self) -> Result<MutexGuard<'_, Trainer>> {
-        match self.0.trainer.try_lock() {
-            Ok(trainer) => Ok(trainer),
-            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => Err(Error::new(What::Conflict("the trainer is at work".into()))
-                .hint("a callback cannot call the trainer that runs it; set a flag: `control.should_evaluate = true`")),
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Trainer>> {
+        let mut trainer = match self.0.trainer.try_lock() {
+            Ok(trainer) => trainer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(What::Conflict("the trainer is at work".into())).hint(
+                    "a callback cannot call the trainer that runs it; set a flag: `control.should_evaluate = true`",
+                ));
+            }
+        };
+        let arguments = self.0.arguments.get();
+        if *trainer.args() != *arguments {
+            trainer.set_args((*arguments).clone())?;
         }
+        Ok(trainer)
     }
 
-    fn hooks<'a>(&'a self, context: &'a NativeCallContext<'a>) -> Hooks<'a> {
+    /// The arguments that the script holds too.
+    pub(super) fn arguments(&self) -> &Arguments {
+        &self.0.arguments
+    }
+
+    /// The model that is trained now.
+    pub(super) fn model(&self) -> MutexGuard<'_, Model> {
+        self.0.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What makes a fresh model.
+    pub(super) fn model_init(&self) -> Option<&FnPtr> {
+        self.0.model_init.as_ref()
+    }
+
+    /// What `trainer.state` shows.
+    pub(super) fn view(&self) -> &StateView {
+        &self.0.view
+    }
+
+    pub(super) fn hooks<'a>(&'a self, context: &'a NativeCallContext<'a>) -> Hooks<'a> {
         let session = Session::of(context);
         let reporter = session.reporter().clone();
-        let bars = if self.0.arguments.0.disable_tqdm { Bars::Hidden } else { Bars::Shown };
+        let bars = if self.0.arguments.get().disable_tqdm { Bars::Hidden } else { Bars::Shown };
         let mut hooks = Hooks {
             notes: Some(Box::new({
                 let reporter = reporter.clone();
@@ -149,7 +191,7 @@ impl ScriptTrainer {
                     functions: functions.clone(),
                     arguments: self.0.arguments.clone(),
                     view: self.0.view.clone(),
-                    model: self.0.model.clone(),
+                    model: self.model().clone(),
                 })),
             }
         }
@@ -160,12 +202,17 @@ impl ScriptTrainer {
                 from_dynamic(&value)
             }));
         }
-        hooks.compute_loss = self.0.compute_loss.as_ref().map(|function| function.hook(context, &self.0.model));
+        hooks.compute_loss = self.0.compute_loss.as_ref().map(|function| function.hook(context, self.model().clone()));
         hooks
     }
 
     fn train(&self, context: &NativeCallContext, resume: Option<Resume>) -> Result<Map> {
         let mut trainer = self.lock()?;
+        if let Some(init) = self.model_init() {
+            let model = fresh_model(context, init, None, trainer.args().seed, Loads::Silent)?;
+            trainer.replace_model(model.clone())?;
+            *self.model() = model;
+        }
         let resume = resume.or_else(|| trainer.args().resume_from_checkpoint.clone());
         let folder = match resume {
             None => None,
@@ -201,52 +248,10 @@ impl ScriptTrainer {
     }
 }
 
-/// Predictions and labels as a script sees them; labels are `()` where the data has none.
-fn predictions_map(predictions: &Predictions) -> Map {
-    let list = |values: &[Value]| Dynamic::from_array(values.iter().map(to_dynamic).collect());
-    let mut map = Map::new();
-    map.insert("predictions".into(), list(&predictions.predictions));
-    let labels = if predictions.label_ids.is_empty() { Dynamic::UNIT } else { list(&predictions.label_ids) };
-    map.insert("label_ids".into(), labels);
-    map
-}
-
-fn dataset(options: &mut Options, key: &'static str) -> Result<Option<Dataset>> {
-    let Some(value) = options.take(key) else { return Ok(None) };
-    if let Some(dataset) = value.clone().try_cast::<Dataset>() {
-        return Ok(Some(dataset));
-    }
-    let error = Error::new(What::WrongType {
-        name: format!("`{key}` of `Trainer`"),
-        wanted: "a Dataset".into(),
-        got: type_name(&value),
-    });
-    let splits = value.try_cast::<Map>().map(|map| map.keys().map(ToString::to_string).collect::<Vec<_>>());
-    Err(match splits.as_deref() {
-        Some([first, ..]) => error.hint(format!("a directory of splits is a map: write `data.{first}`")),
-        _ => error.hint("`load_dataset(...)` or `Dataset::from_rows(...)` makes one"),
-    })
-}
-
-fn evaluation_data(value: Dynamic) -> Result<EvaluationData> {
-    if let Some(dataset) = value.clone().try_cast::<Dataset>() {
-        return Ok(EvaluationData::One(dataset));
-    }
-    let wrong = || {
-        let got = type_name(&value);
-        let wanted = "a Dataset, or a map from names to Datasets".into();
-        let error = Error::new(What::WrongType { name: "`eval_dataset` of `Trainer`".into(), wanted, got });
-        error.hint("`load_dataset(...)` or `Dataset::from_rows(...)` makes one")
-    };
-    let map = value.clone().try_cast::<Map>().ok_or_else(wrong)?;
-    let sets = map.into_iter().map(|(name, dataset)| Some((name.to_string(), dataset.try_cast::<Dataset>()?)));
-    sets.collect::<Option<IndexMap<_, _>>>().map(EvaluationData::Named).ok_or_else(wrong)
-}
-
 /// Training, evaluation and prediction.
 #[export_module]
 mod trainer_functions {
-    /// Makes a trainer from `model`, `args`, `train_dataset`, `eval_dataset`, `processing_class`, `compute_metrics`, `compute_loss`, `callbacks` and `task_options`.
+    /// Makes a trainer from `model` (or `model_init`), `args`, `train_dataset`, `eval_dataset`, `processing_class`, `compute_metrics`, `compute_loss`, `callbacks` and `task_options`.
     ///
     /// A data set that has `input_ids` trains as it is; otherwise the model's task encodes the rows. String labels become
     /// `label2id` of the model where it has no label names. `compute_metrics` gets `#{ predictions, label_ids }`.
@@ -254,7 +259,8 @@ mod trainer_functions {
     /// accumulation window. `compute_loss_func(outputs, labels, num_items_in_batch)` is Hugging Face's: it divides a sum by
     /// the window's number of labels itself, and gets `()` for that number in evaluation. With either, `label_smoothing_factor`
     /// is the function's own affair. Callbacks are maps from event names to functions. `task_options` are what
-    /// the model's task declares, for example `max_length`.
+    /// the model's task declares, for example `max_length`. `model_init` is a function that returns a fresh model, for each
+    /// call of `train` and each trial of `hyperparameter_search`, whose trial it may take as its argument.
     ///
     /// ```rhai
     /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
@@ -270,7 +276,7 @@ mod trainer_functions {
     #[rhai_fn(name = "Trainer", return_raw)]
     pub fn trainer(context: NativeCallContext, options: Map) -> ScriptResult<ScriptTrainer> {
         let made = || -> Result<ScriptTrainer> {
-            let trainer = ScriptTrainer::new(&Session::of(&context), options)?;
+            let trainer = ScriptTrainer::new(&context, options)?;
             trainer.lock()?.made(&mut trainer.hooks(&context))?;
             Ok(trainer)
         };
@@ -389,6 +395,11 @@ mod trainer_functions {
     /// ```
     #[rhai_fn(pure, return_raw)]
     pub fn save_model(context: NativeCallContext, trainer: &mut ScriptTrainer, folder: &str) -> ScriptResult<()> {
+        let dry = trainer.arguments().get().fast_dev_run.batches().is_some();
+        if dry && Path::new(folder).join("config.json").exists() {
+            Session::of(&context).reporter().note(&format!("`fast_dev_run`: the model in {folder} stays as it is"));
+            return Ok(());
+        }
         trainer.lock().and_then(|trainer| trainer.save_model(Path::new(folder))).map_err(raise)?;
         Session::of(&context).reporter().saved(Path::new(folder));
         Ok(())
@@ -413,7 +424,7 @@ mod trainer_functions {
     /// ```
     #[rhai_fn(get = "model", pure)]
     pub fn model(trainer: &mut ScriptTrainer) -> Model {
-        trainer.0.model.clone()
+        trainer.model().clone()
     }
 
     /// The training arguments.
@@ -425,5 +436,18 @@ mod trainer_functions {
     #[rhai_fn(get = "args", pure)]
     pub fn arguments(trainer: &mut ScriptTrainer) -> Arguments {
         trainer.0.arguments.clone()
+    }
+
+    /// Takes over all of these training arguments, from the next call on.
+    ///
+    /// ```rhai
+    /// let trainer = Trainer(#{ model: AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny") });
+    /// trainer.args = TrainingArguments(#{ learning_rate: 3e-5 });
+    /// trainer.args.seed = 7;
+    /// expect(trainer.args.learning_rate == 3e-5 && trainer.args.seed == 7, "the new values");
+    /// ```
+    #[rhai_fn(set = "args", pure)]
+    pub fn set_arguments(trainer: &mut ScriptTrainer, args: Arguments) {
+        trainer.0.arguments.set((*args.get()).clone());
     }
 }

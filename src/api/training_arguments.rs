@@ -3,20 +3,21 @@
 //! An options map flows in, a handle flows out that the `Trainer` takes and whose values a script can read. What the
 //! arguments mean is left to `train::arguments`.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rhai::plugin::*;
 use rhai::{Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 
 use crate::api::options::Options;
 use crate::api::session::Session;
+use crate::data::Value;
 use crate::error::{Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, to_dynamic};
 use crate::train;
 
-/// Training arguments as a script holds them.
+/// Training arguments as a script holds them. All clones are the same arguments: what is set in one shows in all.
 #[derive(Clone, Debug)]
-pub struct TrainingArguments(pub Arc<train::TrainingArguments>);
+pub struct TrainingArguments(Arc<RwLock<Arc<train::TrainingArguments>>>);
 
 /// Early stopping as a script holds it: settings, from which a trainer makes a callback of its own.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +36,38 @@ impl EarlyStopping {
 }
 
 impl TrainingArguments {
+    /// A handle to arguments.
+    pub fn new(args: train::TrainingArguments) -> Self {
+        TrainingArguments(Arc::new(RwLock::new(Arc::new(args))))
+    }
+
+    /// The arguments as they are now.
+    pub fn get(&self) -> Arc<train::TrainingArguments> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the arguments behind the handle.
+    pub fn set(&self, args: train::TrainingArguments) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(args);
+    }
+
+    /// Changes some of the arguments, as `TrainingArguments(#{ ... })` reads them.
+    ///
+    /// # Errors
+    /// As [`train::TrainingArguments::from_pairs`].
+    pub fn apply(&self, session: &Session, pairs: Vec<(String, Value)>) -> Result<()> {
+        let (mut args, notes) = (*self.get()).clone().with(pairs)?;
+        for note in notes {
+            session.reporter().note(&note);
+        }
+        if session.seed_is_forced() {
+            args.seed = session.seed();
+            args.data_seed = None;
+        }
+        self.set(args);
+        Ok(())
+    }
+
     fn read(session: &Session, options: Map) -> Result<Self> {
         // An unknown name says more than the type of its value, which may be no data at all.
         let is_unknown = |key: &str| !train::TrainingArguments::keys().any(|known| known == key);
@@ -50,11 +83,11 @@ impl TrainingArguments {
             args.seed = session.seed();
             args.data_seed = None;
         }
-        Ok(TrainingArguments(Arc::new(args)))
+        Ok(TrainingArguments::new(args))
     }
 
     fn property(&self, name: &str) -> Result<Dynamic> {
-        self.0.get(name).map(|value| to_dynamic(&value)).ok_or_else(|| train::TrainingArguments::unknown(name))
+        self.get().get(name).map(|value| to_dynamic(&value)).ok_or_else(|| train::TrainingArguments::unknown(name))
     }
 }
 
@@ -122,6 +155,30 @@ mod training_arguments {
         args.property(&name).map_err(raise)
     }
 
+    /// Changes an argument by name: `args.learning_rate = 3e-5` or `args["learning_rate"] = 3e-5`.
+    ///
+    /// A trainer that was made with these arguments uses the new value from its next call on.
+    ///
+    /// ```rhai
+    /// let args = TrainingArguments(#{ learning_rate: 2e-5 });
+    /// args.learning_rate = 1e-4;
+    /// args["seed"] = 7;
+    /// expect(args.learning_rate == 1e-4 && args.seed == 7, "the new values");
+    /// ```
+    #[rhai_fn(index_set, pure, return_raw)]
+    pub fn set_value_of(
+        context: NativeCallContext,
+        args: &mut TrainingArguments,
+        name: ImmutableString,
+        value: Dynamic,
+    ) -> ScriptResult<()> {
+        if train::TrainingArguments::keys().all(|known| known != name.as_str()) {
+            return Err(raise(train::TrainingArguments::unknown(&name)));
+        }
+        let value = from_dynamic(&value).map_err(raise)?;
+        args.apply(&Session::of(&context), vec![(name.to_string(), value)]).map_err(raise)
+    }
+
     /// The arguments as text, one `name=value` a line, in the order of their names.
     ///
     /// ```rhai
@@ -130,7 +187,7 @@ mod training_arguments {
     #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
     pub fn arguments_to_string(args: &mut TrainingArguments) -> String {
         let mut lines: Vec<String> =
-            args.0.to_json().iter().map(|(name, value)| format!("  {name}={value},\n")).collect();
+            args.get().to_json().iter().map(|(name, value)| format!("  {name}={value},\n")).collect();
         lines.sort();
         format!("TrainingArguments(\n{})", lines.concat())
     }

@@ -10,6 +10,8 @@
 //! - `callback`: the trainer's events, shown
 //! - `progress`: the bars and lines of a training run
 //! - `load`: the report on loaded weights
+//! - `trials`: the trials of a search, and their table
+//! - `plot`: the learning-rate finder's curve
 //! - `record`: the result of a run and its summary
 //! - `clock`: when the process began
 
@@ -17,12 +19,15 @@ mod callback;
 pub mod clock;
 mod lines;
 mod load;
+mod plot;
 mod progress;
 mod record;
 mod streams;
+mod trials;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
@@ -61,6 +66,7 @@ struct Shared {
     output: Output,
     screen: Screen,
     record: Mutex<Record>,
+    loads_are_noted: AtomicBool,
 }
 
 impl fmt::Debug for Reporter {
@@ -91,7 +97,7 @@ impl Reporter {
     }
 
     fn with(output: Output, screen: Screen) -> Self {
-        Reporter(Arc::new(Shared { output, screen, record: Mutex::default() }))
+        Reporter(Arc::new(Shared { output, screen, record: Mutex::default(), loads_are_noted: true.into() }))
     }
 
     /// How things are shown.
@@ -140,8 +146,15 @@ impl Reporter {
 
     /// Reports on loaded weights: a few lines for people, and the event `load` with every name.
     pub fn loading(&self, report: &LoadReport) {
-        self.note(&load::text(report));
+        if self.0.loads_are_noted.load(Ordering::Relaxed) {
+            self.note(&load::text(report));
+        }
         self.event("load", load::body(report));
+    }
+
+    /// Whether people are told of loaded weights from now on; a trainer that makes the same model again and again says it once.
+    pub fn note_loads(&self, noted: bool) {
+        self.0.loads_are_noted.store(noted, Ordering::Relaxed);
     }
 
     /// Starts the bar of a training run of `total_steps` optimizer steps, of which `resumed_at` are done already.

@@ -209,3 +209,14 @@ fn out_of_range(args: &TrainingArguments, key: &str, allowed: &str) -> Error {
     let value = args.get(key).map(|value| shown(&value)).unwrap_or_default();
     What::OutOfRange { name: format!("`{key}` of {OF}"), value, allowed: allowed.into() }.into()
 }
+
+impl TrainingArguments {
+    /// Refuses evaluations where there is no data for them.
+    pub(super) fn check_evaluates(&self, has_data: bool) -> Result<()> {
+        if self.eval_strategy == Interval::No || has_data {
+            return Ok(());
+        }
+        let problem = format!("`eval_strategy: \"{}\"` needs an `eval_dataset`", self.eval_strategy.as_str());
+        Err(Error::new(What::Conflict(problem)).hint("give one to the Trainer, or set `eval_strategy: \"no\"`"))
+    }
+}

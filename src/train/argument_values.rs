@@ -201,6 +201,36 @@ impl Argument for Resume {
     }
 }
 
+/// How many batches a dry run is made of: Lightning's `fast_dev_run`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DryRun(usize);
+
+impl DryRun {
+    /// A dry run of this many batches; 0 is none.
+    pub fn of(n_batches: usize) -> Self {
+        DryRun(n_batches)
+    }
+
+    /// The number of batches, in a dry run.
+    pub fn batches(self) -> Option<usize> {
+        (self.0 > 0).then_some(self.0)
+    }
+}
+
+impl Argument for DryRun {
+    fn read(value: &Value) -> Result<Self, Refusal> {
+        match value {
+            Value::Bool(flag) => Ok(DryRun(usize::from(*flag))),
+            Value::Int(_) => usize::read(value).map(DryRun),
+            _ => Err(Refusal::Type("a bool or a number of batches")),
+        }
+    }
+
+    fn value(&self) -> Value {
+        self.batches().map_or(Value::Bool(false), |n| Value::Int(n as i64))
+    }
+}
+
 impl Argument for bool {
     fn read(value: &Value) -> Result<Self, Refusal> {
         match value {

@@ -12,7 +12,7 @@ use crate::data::Value;
 use crate::error::{Error, Result, What};
 use crate::train::argument_checks;
 use crate::train::argument_values::{
-    Argument, Interval, MatmulPrecision, NanPolicy, Refusal, Resume, Sampling, SaveInterval, unknown_key,
+    Argument, DryRun, Interval, MatmulPrecision, NanPolicy, Refusal, Resume, Sampling, SaveInterval, unknown_key,
 };
 use crate::train::foreign_arguments::{self, Foreign};
 use crate::train::param_groups::ParamGroup;
@@ -151,6 +151,8 @@ arguments! {
     label_names: Option<Vec<String>> = None;
     /// What happens when a loss or a gradient is not finite.
     nan_policy: NanPolicy = NanPolicy::Stop;
+    /// A dry run: one batch (`true`) or so many, of training and of each evaluation, without checkpoints.
+    fast_dev_run: DryRun = DryRun::default();
     /// Whether to leave out progress bars.
     disable_tqdm: bool = false;
     /// Services to report to: none so far.

@@ -102,8 +102,11 @@ impl Trainer {
         let prepared = self.prepared(dataset, hooks)?;
         // In the order of the rows, as Hugging Face: a token-level loss is a mean of batch means. Without padding there is
         // nothing to win by sorting.
-        let order: Vec<usize> = (0..prepared.features.len()).collect();
-        let batches: Vec<&[usize]> = order.chunks(self.settings.args.per_device_eval_batch_size).collect();
+        let size = self.settings.args.per_device_eval_batch_size;
+        let n_batches = self.settings.args.fast_dev_run.batches().unwrap_or(usize::MAX);
+        let features = &prepared.features[..prepared.features.len().min(size.saturating_mul(n_batches))];
+        let order: Vec<usize> = (0..features.len()).collect();
+        let batches: Vec<&[usize]> = order.chunks(size).collect();
         let first = batches.first().map(|indices| self.batch(&prepared, indices)).transpose()?;
         let (names, made) = self.label_names(&prepared, first.as_ref());
         let has_labels = !names.is_empty();
@@ -114,7 +117,7 @@ impl Trainer {
         let keeps_logits = wanted == Wanted::Predictions
             || (has_labels && hooks.compute_metrics.is_some())
             || (scores_task && !reduces);
-        let mut predictions = vec![Value::Null; if keeps_logits { prepared.features.len() } else { 0 }];
+        let mut predictions = vec![Value::Null; if keeps_logits { features.len() } else { 0 }];
         let mut reduced = Vec::new();
         let mut made_labels = Vec::new();
         let (mut loss_sum, mut n_items) = (0.0, 0usize);
@@ -153,7 +156,7 @@ impl Trainer {
         let label_ids: Vec<Value> = match made {
             Made::ByCollate => made_labels,
             Made::ByEncode if has_labels && keeps_logits => {
-                prepared.features.iter().map(|features| label_of(features, &names).unwrap_or(Value::Null)).collect()
+                features.iter().map(|features| label_of(features, &names).unwrap_or(Value::Null)).collect()
             }
             Made::ByEncode => Vec::new(),
         };
@@ -166,7 +169,7 @@ impl Trainer {
         let computed = match &mut hooks.compute_metrics {
             Some(compute) if has_labels => compute(&predictions)?,
             _ if scores_task => {
-                let references = prepared.features.iter().map(|features| reference_of(features, &names)).collect();
+                let references = features.iter().map(|features| reference_of(features, &names)).collect();
                 let given = if reduces { reduced } else { predictions.predictions.clone() };
                 let options = with_loss(&prepared.options, loss);
                 task.metrics(&Value::List(given.into()), &Value::List(references), &options)?
@@ -179,7 +182,7 @@ impl Trainer {
         }
         let seconds = started.elapsed().as_secs_f64();
         metrics.insert(format!("{prefix}_runtime"), Json::from(seconds));
-        metrics.insert(format!("{prefix}_samples_per_second"), Json::from(prepared.features.len() as f64 / seconds));
+        metrics.insert(format!("{prefix}_samples_per_second"), Json::from(features.len() as f64 / seconds));
         metrics.insert(format!("{prefix}_steps_per_second"), Json::from(batches.len() as f64 / seconds));
         Ok(Evaluation { metrics, predictions })
     }

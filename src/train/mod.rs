@@ -2,7 +2,7 @@
 //!
 //! Options flow in through [`arguments`]; the trainer asks [`schedule`] for the learning rate, hands gradients to
 //! [`optimizer`], and [`callbacks`] decide when to log, evaluate, save and stop. What is to be remembered of a run
-//! lives in [`state`].
+//! lives in [`state`]. [`search`] makes many runs of one trainer, [`lr_find`] tries learning rates on a copy.
 
 mod argument_checks;
 mod argument_values;
@@ -10,21 +10,25 @@ pub mod arguments;
 pub mod callbacks;
 pub mod checkpoint;
 mod compute_loss;
+mod dry_run;
 mod evaluation;
 mod foreign_arguments;
 pub mod loader;
 pub mod loop_optimizer;
+pub mod lr_find;
 pub mod optimizer;
 pub mod param_groups;
 mod plan;
 mod plateau;
 mod precision;
 pub mod schedule;
+pub mod search;
+mod snapshot;
 pub mod state;
 mod step;
 mod trainer;
 
-pub use argument_values::{Interval, MatmulPrecision, NanPolicy, Resume, Sampling, SaveInterval};
+pub use argument_values::{DryRun, Interval, MatmulPrecision, NanPolicy, Resume, Sampling, SaveInterval};
 pub use arguments::TrainingArguments;
 pub use compute_loss::{ComputeLoss, LossOfBatch, LossOfWindow};
 pub use evaluation::{Evaluation, EvaluationData};

@@ -2,12 +2,31 @@
 
 use std::collections::HashSet;
 
+use crate::data::Dataset;
 use crate::error::{Error, Place, Result, What};
+use crate::train::TrainingArguments;
 use crate::train::loader::Layout;
 use crate::train::optimizer::{AdamW, AdamWSettings, Gradients, GroupSettings, decays};
 use crate::train::trainer::{Run, Trainer};
 
 impl Trainer {
+    /// Replaces the arguments, for the next call.
+    ///
+    /// # Errors
+    /// Arguments that need evaluation data without any.
+    pub fn set_args(&mut self, args: TrainingArguments) -> Result<()> {
+        args.check_evaluates(self.settings.eval_dataset.is_some())?;
+        self.settings.args = args;
+        Ok(())
+    }
+
+    /// The training set.
+    pub(super) fn training_set(&self) -> Result<Dataset> {
+        self.settings.train_dataset.clone().ok_or_else(|| {
+            Error::new(What::Conflict("there is nothing to train on".into())).hint("give the Trainer `train_dataset`")
+        })
+    }
+
     /// The optimizer of the trainable parameters; biases and norms do not decay.
     pub(super) fn new_optimizer(&self) -> Result<AdamW> {
         let args = &self.settings.args;
@@ -26,6 +45,12 @@ impl Trainer {
         }
         let settings = AdamWSettings { beta1: args.adam_beta1, beta2: args.adam_beta2, eps: args.adam_epsilon };
         AdamW::new(trainable, settings)
+    }
+
+    /// How many batches an epoch has.
+    pub(super) fn batches_per_epoch(&self, n: usize) -> Result<usize> {
+        let count = self.layout().n_batches(n, "dataloader_drop_last")?;
+        Ok(self.settings.args.fast_dev_run.batches().map_or(count, |n_batches| count.min(n_batches)))
     }
 
     /// The decay of a parameter that no group gives one.

@@ -84,7 +84,26 @@ impl Default for TrainerState {
     }
 }
 
+/// The trial of a search that a run is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrialState {
+    /// Its name, where the search names its trials.
+    pub name: Option<String>,
+    /// The values that were suggested for it.
+    pub params: Map<String, Value>,
+}
+
 impl TrainerState {
+    /// The state of a run before its first step.
+    pub fn new(trial: Option<&TrialState>) -> Self {
+        TrainerState {
+            is_hyper_param_search: trial.is_some(),
+            trial_name: trial.and_then(|trial| trial.name.clone()),
+            trial_params: trial.map(|trial| trial.params.clone()),
+            ..TrainerState::default()
+        }
+    }
+
     /// Sets the total and turns intervals that are shares of it into numbers of updates.
     pub fn plan(&mut self, args: &TrainingArguments, max_steps: usize, num_train_epochs: usize) {
         self.max_steps = max_steps;

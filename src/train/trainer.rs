@@ -22,9 +22,9 @@ use crate::train::evaluation::EvaluationData;
 use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
 use crate::train::param_groups::{GroupRates, split};
 use crate::train::schedule::{Schedule, ScheduleKind};
-use crate::train::state::{TrainerState, required_metric};
+use crate::train::state::{TrainerState, TrialState, required_metric};
 use crate::train::step::{accumulate, refuse_missing_gradients, window_of};
-use crate::train::{Interval, NanPolicy, SaveInterval, TrainingArguments, checkpoint};
+use crate::train::{NanPolicy, SaveInterval, TrainingArguments, checkpoint};
 
 /// Metrics of the user's own: from predictions and labels to a map of numbers.
 pub type ComputeMetrics<'a> = Box<dyn FnMut(&Predictions) -> Result<Value> + 'a>;
@@ -76,6 +76,8 @@ pub struct Trainer {
     control: TrainerControl,
     /// Encoded data sets, by the address of their rows.
     pub(super) encoded: Vec<(usize, Dataset, Arc<Prepared>)>,
+    /// The trial of a search that is running.
+    pub(super) trial: Option<TrialState>,
 }
 
 /// What training gave.
@@ -114,13 +116,7 @@ impl Trainer {
     /// # Errors
     /// Arguments that need evaluation data without any, labels of several types or too many.
     pub fn new(settings: TrainerSettings) -> Result<Self> {
-        if settings.args.eval_strategy != Interval::No && settings.eval_dataset.is_none() {
-            let problem =
-                format!("`eval_strategy: \"{}\"` needs an `eval_dataset`", settings.args.eval_strategy.as_str());
-            return Err(
-                Error::new(What::Conflict(problem)).hint("give one to the Trainer, or set `eval_strategy: \"no\"`")
-            );
-        }
+        settings.args.check_evaluates(settings.eval_dataset.is_some())?;
         if settings.args.use_cpu && !settings.model.device().is_cpu() {
             let problem = "`use_cpu` is set, but the model is on another device".into();
             return Err(Error::new(What::Conflict(problem)).hint("run with `--device cpu`"));
@@ -135,6 +131,7 @@ impl Trainer {
             state: TrainerState::default(),
             control: TrainerControl::default(),
             encoded: Vec::new(),
+            trial: None,
         })
     }
 
@@ -169,16 +166,10 @@ impl Trainer {
         checkpoint::save_model(&self.settings, folder)
     }
 
-    /// Trains, from the start or from a checkpoint.
-    ///
-    /// # Errors
-    /// No training set, rows that cannot be encoded, a loss that is not finite, a folder that cannot be written to, and
-    /// what scripts raise.
-    pub fn train(&mut self, resume: Option<PathBuf>, hooks: &mut Hooks<'_>) -> Result<TrainOutput> {
+    /// Trains, and not as a dry run.
+    pub(super) fn train_whole(&mut self, resume: Option<PathBuf>, hooks: &mut Hooks<'_>) -> Result<TrainOutput> {
         let started = Instant::now();
-        let dataset = self.settings.train_dataset.clone().ok_or_else(|| {
-            Error::new(What::Conflict("there is nothing to train on".into())).hint("give the Trainer `train_dataset`")
-        })?;
+        let dataset = self.training_set()?;
         let writes = self.settings.args.save_strategy != SaveInterval::No;
         if writes {
             checkpoint::check_writable(&self.settings.args.output_dir)?;
@@ -186,7 +177,7 @@ impl Trainer {
         let prepared = self.prepared(&dataset, hooks)?;
         let args = self.settings.args.clone();
         let _precision = self.precision(hooks);
-        let n_batches = self.layout().n_batches(prepared.features.len(), "dataloader_drop_last")?;
+        let n_batches = self.batches_per_epoch(prepared.features.len())?;
         let updates_per_epoch = n_batches.div_ceil(args.gradient_accumulation_steps);
         let (max_steps, n_epochs) = if args.max_steps > 0 {
             let steps = args.max_steps as usize;
@@ -194,7 +185,7 @@ impl Trainer {
         } else {
             ((args.num_train_epochs * updates_per_epoch as f64).ceil() as usize, args.num_train_epochs.ceil() as usize)
         };
-        self.state = TrainerState::default();
+        self.state = TrainerState::new(self.trial.as_ref());
         self.control = TrainerControl::default();
         let schedule = args.schedule(max_steps)?;
         let parameters = self.settings.model.parameters();
@@ -408,7 +399,7 @@ impl Trainer {
         n_rows: usize,
         hooks: &mut Hooks<'_>,
     ) -> Result<TrainOutput> {
-        if self.settings.args.load_best_model_at_end {
+        if self.settings.args.load_best_model_at_end && self.settings.args.fast_dev_run.batches().is_none() {
             match self.state.best_model_checkpoint.clone() {
                 Some(folder) => {
                     checkpoint::load_weights(&self.settings.model, Path::new(&folder))?;
