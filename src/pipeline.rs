@@ -182,3 +182,27 @@ fn own(options: &Row) -> Row {
 pub fn text_row(text: &str) -> Row {
     Row::new(IndexMap::from([("text".to_string(), Value::from(text))]))
 }
+
+/// The rows of a map with several questions: each with its own context, or all with the same one. None where `question` is
+/// no list.
+///
+/// # Errors
+/// Lists of different lengths.
+pub fn question_rows(row: &Row) -> Result<Option<Vec<Row>>> {
+    let Some(Value::List(questions)) = row.get("question") else { return Ok(None) };
+    let contexts = row.get("context").and_then(Value::as_list);
+    if let Some(contexts) = contexts.filter(|contexts| contexts.len() != questions.len()) {
+        let (questions, contexts) = (questions.len(), contexts.len());
+        let error = Error::new(What::BadData(format!("there are {questions} questions for {contexts} contexts")));
+        return Err(error.hint("give each question its context, or one context for all of them"));
+    }
+    let one = |(index, question): (usize, &Value)| {
+        let mut cells = (**row).clone();
+        cells.insert("question".into(), question.clone());
+        if let Some(contexts) = contexts {
+            cells.insert("context".into(), contexts[index].clone());
+        }
+        Row::new(cells)
+    };
+    Ok(Some(questions.iter().enumerate().map(one).collect()))
+}

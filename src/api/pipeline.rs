@@ -12,7 +12,7 @@ use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::Model;
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, to_dynamic, type_name};
-use crate::pipeline::{Pipeline, suffix_of, text_row};
+use crate::pipeline::{Pipeline, question_rows, suffix_of, text_row};
 use crate::tokenizer::{Tokenizer, TokenizerOptions};
 
 /// Makes the namespace and the type known to an engine.
@@ -95,7 +95,12 @@ fn predict(pipeline: &Pipeline, input: &Dynamic, options: Map) -> Result<Dynamic
         let results = pipeline.predict(&rows, &call)?;
         return Ok(Dynamic::from_array(results.iter().map(to_dynamic).collect()));
     }
-    let results = pipeline.predict(&[row_of(input)?], &call)?;
+    let row = row_of(input)?;
+    if let Some(rows) = question_rows(&row)? {
+        let results = pipeline.predict(&rows, &call)?;
+        return Ok(Dynamic::from_array(results.iter().map(to_dynamic).collect()));
+    }
+    let results = pipeline.predict(&[row], &call)?;
     Ok(results.first().map_or(Dynamic::UNIT, to_dynamic))
 }
 
@@ -106,7 +111,8 @@ mod pipeline_functions {
     ///
     /// `model` is a directory, a hub name or a loaded model; with a loaded model, `tokenizer` is needed too. Other
     /// options: `batch_size`, `revision`, and for every call those of the model's task, for example `top_k` (0 means all
-    /// labels) and `function_to_apply` of text classification.
+    /// labels) and `function_to_apply` of text classification; `top_k`, `doc_stride`, `max_answer_len`, `max_seq_len`, `max_question_len`,
+    /// `handle_impossible_answer` and `align_to_words` of question answering.
     ///
     /// ```rhai
     /// let classifier = pipeline("text-classification", #{ model: "std/minilm-tiny" });
@@ -119,6 +125,9 @@ mod pipeline_functions {
     }
 
     /// Predicts a text, a map `#{ text, text_pair }`, an array of them, or a data set: `#{ label, score }` for each.
+    ///
+    /// Question answering takes maps `#{ question, context }`, either of which may be an array, and gives `#{ score, start, end, answer }`;
+    /// `start` and `end` count characters of the context.
     ///
     /// ```rhai
     /// let classifier = pipeline("sentiment-analysis", #{ model: "std/minilm-tiny" });

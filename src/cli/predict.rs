@@ -1,4 +1,7 @@
 //! `retune predict MODEL [TEXT]`: a saved model on one text, or on every line of standard input.
+//!
+//! A model that answers questions takes JSON instead of plain text, `{"question": "...", "context": "..."}`, or `--question` and
+//! `--context`.
 
 use std::io::{BufRead, IsTerminal};
 
@@ -22,8 +25,15 @@ use crate::tokenizer::{Tokenizer, TokenizerOptions};
 pub(super) struct Predict {
     /// A directory, a hub name, or `std/...`
     model: String,
-    /// The text; without it, every line of standard input is one
+    /// The text, or JSON such as {"question": "...", "context": "..."} for question answering; without it, every line of
+    /// standard input is one
     text: Option<String>,
+    /// The question, for a model that answers questions
+    #[arg(long, value_name = "TEXT", requires = "context", conflicts_with = "text")]
+    question: Option<String>,
+    /// The text that holds the answer
+    #[arg(long, value_name = "TEXT", requires = "question", conflicts_with = "text")]
+    context: Option<String>,
     /// Show this many labels, best first (0 means all)
     #[arg(long, value_name = "N")]
     top_k: Option<usize>,
@@ -48,7 +58,13 @@ impl Predict {
         let session = &host.session;
         let pipeline = open(session.places(), &self, &|name| session.task(name), session.device().clone())?;
         let pipeline = pipeline.seeded(session.seed());
-        match &self.text {
+        let asked = match (&self.question, &self.context) {
+            (Some(question), Some(context)) => {
+                Some(serde_json::json!({"question": question, "context": context}).to_string())
+            }
+            _ => None,
+        };
+        match self.text.as_ref().or(asked.as_ref()) {
             Some(text) => show(context, &pipeline, std::slice::from_ref(text)),
             None => {
                 let stdin = std::io::stdin();
@@ -119,21 +135,38 @@ fn options(command: &Predict) -> Result<Row> {
     Ok(Row::new(map))
 }
 
-/// One line a text: label, score, text; with `--json` one event each.
+/// One line a text: label or answer, score, text; with `--json` one event each.
 fn show(context: &Context, pipeline: &Pipeline, texts: &[String]) -> Result<()> {
-    let rows: Vec<_> = texts.iter().map(|text| text_row(text)).collect();
+    let rows = texts.iter().map(|text| row(pipeline, text)).collect::<Result<Vec<_>>>()?;
     let results = pipeline.predict(&rows, &Row::default())?;
-    for (text, result) in texts.iter().zip(results) {
+    for ((text, row), result) in texts.iter().zip(&rows).zip(results) {
         if context.globals.json {
             let body = [("text", Json::from(text.as_str())), ("prediction", result.to_json())];
             let body: Map<String, Json> = body.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
             context.reporter.event("prediction", body);
         } else {
-            let suffix = if texts.len() > 1 { format!("  {text}") } else { String::new() };
+            let input = row.get("question").and_then(Value::as_str).unwrap_or(text);
+            let suffix = if texts.len() > 1 { format!("  {input}") } else { String::new() };
             context.reporter.line(&format!("{}{suffix}", shown(&result)));
         }
     }
     Ok(())
+}
+
+/// The row that a text stands for: for question answering, the fields of a JSON object.
+fn row(pipeline: &Pipeline, text: &str) -> Result<Row> {
+    if !pipeline.model().architecture().ends_with("ForQuestionAnswering") {
+        return Ok(text_row(text));
+    }
+    match serde_json::from_str::<Json>(text).map(Value::from) {
+        Ok(Value::Map(row)) => Ok(row),
+        _ => {
+            let problem = "this model answers questions about a text, and plain text is neither";
+            Err(Error::new(What::Usage(problem.into())).hint(
+                "write `{\"question\": \"...\", \"context\": \"...\"}`, one object a line, or `--question TEXT --context TEXT`",
+            ))
+        }
+    }
 }
 
 /// A result on one line: what is said of the text, best first; masks apart from each other.
@@ -151,8 +184,9 @@ fn labelled(result: &Value) -> String {
     if let Some(text) = map.get("generated_text").and_then(Value::as_str) {
         return text.to_string();
     }
-    let label = map.get("label").or_else(|| map.get("token_str")).and_then(Value::as_str);
+    let label = ["label", "token_str", "answer"].iter().find_map(|key| map.get(*key)).and_then(Value::as_str);
     match (label, map.get("score").and_then(Value::as_float)) {
+        (Some(""), Some(score)) if map.contains_key("answer") => format!("(no answer) {score:.4}"),
         (Some(label), Some(score)) => format!("{label} {score:.4}"),
         _ => result.to_json().to_string(),
     }

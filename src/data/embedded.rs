@@ -18,6 +18,8 @@ embedded![
     "minilm-tiny/tokenizer.json",
     "minilm-tiny/tokenizer_config.json",
     "minilm-tiny/vocab.txt",
+    "questions/train.json",
+    "questions/validation.json",
     "ratings/train.jsonl",
     "ratings/validation.jsonl",
     "reviews/test.jsonl",

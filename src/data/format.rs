@@ -18,8 +18,10 @@ use crate::error::{Error, Place, Result, What, nearest};
 pub enum Format {
     /// One JSON object a line.
     JsonLines,
-    /// One JSON document.
+    /// One JSON document; SQuAD's is recognised by its shape.
     Json,
+    /// One JSON document that must be in SQuAD's format.
+    Squad,
     /// Comma-separated values with a header.
     Csv,
     /// Tab-separated values with a header.
@@ -45,7 +47,7 @@ struct Known {
     title: &'static str,
     /// What the option `format` calls it; the first name is the usual one.
     names: &'static [&'static str],
-    /// The extensions that files of this format have; the first is the usual one.
+    /// The extensions that files of this format have; the first is the usual one, and there is none for what `.json` files hold.
     extensions: &'static [&'static str],
     reader: Reader,
 }
@@ -65,6 +67,13 @@ const FORMATS: &[Known] = &[
         names: &["json"],
         extensions: &["json"],
         reader: Reader::Text(json::parse),
+    },
+    Known {
+        format: Format::Squad,
+        title: "SQuAD",
+        names: &["squad"],
+        extensions: &[],
+        reader: Reader::Text(json::squad_document),
     },
     Known {
         format: Format::Csv,
@@ -97,7 +106,7 @@ const FORMATS: &[Known] = &[
 ];
 
 /// Formats of which this version only knows the name.
-const LATER: &[&str] = &["conll", "squad", "arrow", "iob", "iob2", "bio"];
+const LATER: &[&str] = &["conll", "arrow", "iob", "iob2", "bio"];
 
 const LATER_HINT: &str = "save its rows as JSON Lines, CSV or Parquet";
 
@@ -202,8 +211,8 @@ impl Format {
 
 /// The formats that are read, for hints.
 fn readable() -> String {
-    let mut listed: Vec<String> =
-        FORMATS.iter().map(|known| format!("{} (.{})", known.title, known.extensions[0])).collect();
+    let shown = |known: &Known| Some(format!("{} (.{})", known.title, known.extensions.first()?));
+    let mut listed: Vec<String> = FORMATS.iter().filter_map(shown).collect();
     let last = listed.pop().unwrap_or_default();
     format!("it reads {} and {last}, each also packed with gzip (.gz)", listed.join(", "))
 }

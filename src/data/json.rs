@@ -1,4 +1,4 @@
-//! JSON documents: an array of objects, an object with one field that holds such an array, or an object of columns.
+//! JSON documents: an array of objects, an object with one field that holds such an array, an object of columns, or SQuAD.
 //!
 //! Values are read straight into [`Value`], without an intermediate tree. Errors carry line and column.
 
@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::data::dataset::{Parsed, listed};
 use crate::data::format::position;
-use crate::data::{Value, jsonl};
+use crate::data::{Value, jsonl, squad};
 use crate::error::{Error, Place, Result, What};
 
 type Cells = IndexMap<String, Value>;
@@ -81,15 +81,29 @@ fn end(text: &str, at: usize, path: &Path) -> Result<()> {
     }
 }
 
+/// The rows of a document that must be in SQuAD's format.
+///
+/// # Errors
+/// Broken JSON, or another shape, with file and place.
+pub(super) fn squad_document(text: &str, path: &Path) -> Result<Parsed> {
+    match serde_json::from_str(text).map_err(|error| broken(&error, text, 0, path))? {
+        Value::Map(fields) => squad::rows(&fields, path),
+        other => {
+            let problem =
+                format!("a document in SQuAD's format is an object with `data`, but here is {}", kind(&other));
+            Err(malformed(text, 0, problem, path))
+        }
+    }
+}
+
 fn object(text: &str, path: &Path) -> Result<Parsed> {
     let document: Value = serde_json::from_str(text).map_err(|error| broken(&error, text, 0, path))?;
     let Value::Map(fields) = document else {
         let problem = format!("the document must be an array of objects, but is {}", kind(&document));
         return Err(malformed(text, 0, problem, path));
     };
-    if is_squad(&fields) {
-        let error = Error::new(What::Unsupported("the format `squad`".into())).at(Place::file(path));
-        return Err(error.hint("flatten it to one object for each question: `id`, `context`, `question`, `answers`"));
+    if squad::is_squad(&fields) {
+        return squad::rows(&fields, path);
     }
     let tables: Vec<&String> = fields.iter().filter(|(_, value)| is_table(value)).map(|(name, _)| name).collect();
     let table = match tables[..] {
@@ -140,11 +154,6 @@ fn as_cells(value: &Value) -> Option<Cells> {
 /// Whether a field holds rows: a filled array of nothing but objects.
 fn is_table(value: &Value) -> bool {
     value.as_list().is_some_and(|rows| !rows.is_empty() && rows.iter().all(|row| matches!(row, Value::Map(_))))
-}
-
-fn is_squad(fields: &Cells) -> bool {
-    let articles = fields.get("data").and_then(Value::as_list).unwrap_or_default();
-    articles.iter().any(|article| matches!(article, Value::Map(parts) if parts.contains_key("paragraphs")))
 }
 
 /// The kind of a JSON value, for messages.

@@ -24,6 +24,7 @@ pub mod parquet;
 pub mod slices;
 mod sources;
 pub mod splits;
+mod squad;
 pub mod text;
 pub mod train_test_split;
 mod value;

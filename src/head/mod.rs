@@ -4,6 +4,7 @@
 //! encoder with a task's head on it.
 
 pub mod autograd;
+pub mod best_answers;
 pub mod best_labels;
 pub mod blocks;
 pub mod builder;
@@ -18,9 +19,11 @@ pub mod options;
 mod output;
 pub mod packed;
 pub mod prepare;
+pub mod question_windows;
 pub mod script;
 pub mod spans;
 pub mod texts;
+pub mod token_spans;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -58,7 +58,7 @@ pub fn max_length(model: &Model, tokenizer: Option<&Tokenizer>) -> usize {
     tokenizer.and_then(Tokenizer::model_max_length).map_or(limit, |length| length.min(limit))
 }
 
-/// What a task's functions get: `max_length`, `label_names`, `problem_type`, `vocab_size` and the ids of special tokens, then the
+/// What a task's functions get: `max_length`, `label_names`, `problem_type`, `vocab_size`, `model_max_length` and the ids of special tokens, then the
 /// task's own options, then what was `given`, the later ones winning.
 ///
 /// # Errors
@@ -81,6 +81,7 @@ pub fn merged(model: &Model, tokenizer: Option<&Tokenizer>, given: &[&Row]) -> R
         ("mask_token_id", id(Tokenizer::mask_id)),
         ("eos_token_id", id(Tokenizer::eos_id)),
         ("special_token_ids", Value::List(special.into_iter().map(|id| Value::Int(i64::from(id))).collect())),
+        ("model_max_length", Value::Int(longest as i64)),
         (MAX_LENGTH, Value::Int(longest as i64)),
     ];
     let mut map: IndexMap<String, Value> = base.into_iter().map(|(key, value)| (key.to_string(), value)).collect();

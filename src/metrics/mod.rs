@@ -10,6 +10,7 @@ pub mod multi_label;
 pub mod perplexity;
 pub mod ranking;
 pub mod regression;
+pub mod squad;
 
 use crate::error::{Result, What};
 
