@@ -8,6 +8,7 @@ pub mod best_labels;
 pub mod blocks;
 pub mod builder;
 pub mod class_weights;
+pub mod entities;
 pub mod fill_mask;
 pub mod generation;
 pub mod labels;
@@ -20,6 +21,7 @@ pub mod prepare;
 pub mod script;
 pub mod spans;
 pub mod texts;
+pub mod token_labels;
 
 use std::any::Any;
 use std::sync::Arc;
