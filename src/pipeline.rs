@@ -75,13 +75,28 @@ impl Pipeline {
         &self.model
     }
 
+    /// The same pipeline, with these options where it has none of its own.
+    #[must_use]
+    pub fn with_defaults(mut self, mut options: IndexMap<String, Value>) -> Self {
+        options.extend(self.options.iter().map(|(name, value)| (name.clone(), value.clone())));
+        self.options = Row::new(options);
+        self
+    }
+
+    /// What an option is for a call that is given these: its own value, else the pipeline's.
+    pub fn option<'a>(&'a self, name: &str, given: &'a Row) -> Option<&'a Value> {
+        given.get(name).or_else(|| self.options.get(name))
+    }
+
     /// Predicts rows: one result a row, in their order. `given` options win over the pipeline's own.
     ///
     /// # Errors
     /// Options that the task does not have, rows that cannot be encoded, and what the task raises.
     pub fn predict(&self, rows: &[Row], given: &Row) -> Result<Vec<Value>> {
         options::check(&**self.model.task(), given, "`predict`")?;
-        let options = options::merged(&self.model, Some(&self.tokenizer), &[&self.options, given])?;
+        let predicting = Row::new(IndexMap::from([(options::PREDICTING.to_string(), Value::Bool(true))]));
+        let all = [&self.options, given, &predicting];
+        let options = options::merged(&self.model, Some(&self.tokenizer), &all)?;
         let settings = if self.model.task().generates() {
             let given: [&Row; 2] = [&own(&self.options), &own(given)];
             Some(GenerationSettings::read(&self.model.generation_config(), &given, Caller::Pipeline, self.seed)?)

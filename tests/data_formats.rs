@@ -158,7 +158,6 @@ fn a_deeply_nested_document_is_refused() {
 #[test]
 fn formats_that_are_not_read_are_named() {
     let cases = [
-        ("x.conll", "the format of `.conll` files is not supported (x.conll)"),
         ("x.jsonl.zip", "a packed file (`.zip`) is not supported (x.jsonl.zip)"),
         ("x.docx", "the extension `.docx` is not supported (x.docx)"),
         ("x", "a file without an extension is not supported (x)"),

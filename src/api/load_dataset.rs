@@ -46,6 +46,8 @@ mod loading {
     /// `"train-*.jsonl"` are allowed, and the name may then be a format, as in `load_dataset("csv", #{ data_files: "my.csv" })`.
     /// `format` names the format (`jsonl`, `csv`, `parquet`, ...) where the extension does not tell it. `config` is the
     /// configuration of a data set that has several, `revision` a branch, a tag or a commit of one on the hub.
+    /// A CoNLL file gives the columns `tokens` and `ner_tags`, from its first and last column unless `token_column` and
+    /// `tag_column` say otherwise (from 0, or from -1 at the end).
     ///
     /// ```rhai
     /// let some = load_dataset("std/reviews", #{ split: "train[:10%]" });
@@ -68,6 +70,8 @@ fn loaded(context: &NativeCallContext, name: &str, options: Map) -> Result<Dynam
         config: options.string("config")?,
         revision: options.string("revision")?,
         hub: Some(Hub::from_env()),
+        token_column: options.int("token_column")?,
+        tag_column: options.int("tag_column")?,
     };
     options.finish()?;
     Ok(match load(Session::of(context).places(), name, &settings)? {

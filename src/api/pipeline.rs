@@ -7,6 +7,7 @@ use rhai::{Array, Map};
 use crate::api::model::{FOR_TASK, load_for};
 use crate::api::options::Options;
 use crate::api::session::Session;
+use crate::data::conll::TOKENS;
 use crate::data::hub::{Hub, open_tokenizer};
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What};
@@ -74,28 +75,42 @@ fn rest(mut options: Options) -> Result<Row> {
     Ok(Row::new(options.rest()?.into_iter().collect::<IndexMap<_, _>>()))
 }
 
-fn row_of(value: &Dynamic) -> Result<Row> {
-    if let Ok(text) = value.clone().into_string() {
+/// The option of token classification that says that inputs are arrays of words.
+const SPLIT: &str = "is_split_into_words";
+
+fn row_of(value: &Dynamic, split: bool) -> Result<Row> {
+    if let (Ok(text), false) = (value.clone().into_string(), split) {
         return Ok(text_row(&text));
     }
     match from_dynamic(value)? {
         Value::Map(map) => Ok(map),
+        Value::List(words) if split => Ok(Row::new(IndexMap::from([(TOKENS.to_string(), Value::List(words))]))),
+        _ if split => Err(wrong("input", "an array of words, because of `is_split_into_words: true`,", value)),
+        Value::List(words) if !words.is_empty() && words.iter().all(|word| word.as_str().is_some()) => {
+            Err(wrong("input", "a text", value)
+                .hint("for words that were split before, give `is_split_into_words: true`"))
+        }
         _ => Err(wrong("input", "a text, a map such as #{ text, text_pair }, or an array of them", value)),
     }
 }
 
 fn predict(pipeline: &Pipeline, input: &Dynamic, options: Map) -> Result<Dynamic> {
     let call = rest(Options::new("`predict`", options))?;
+    let split = pipeline.option(SPLIT, &call) == Some(&Value::Bool(true));
     if let Some(dataset) = input.clone().try_cast::<Dataset>() {
         let results = pipeline.predict(dataset.rows(), &call)?;
         return Ok(Dynamic::from_array(results.iter().map(to_dynamic).collect()));
     }
     if let Some(list) = input.clone().try_cast::<Array>() {
-        let rows = list.iter().map(row_of).collect::<Result<Vec<_>>>()?;
+        // As in Hugging Face, one array of words is a list of one.
+        let rows = match split && !list.iter().all(Dynamic::is_array) {
+            true => vec![row_of(input, split)?],
+            false => list.iter().map(|item| row_of(item, split)).collect::<Result<Vec<_>>>()?,
+        };
         let results = pipeline.predict(&rows, &call)?;
         return Ok(Dynamic::from_array(results.iter().map(to_dynamic).collect()));
     }
-    let row = row_of(input)?;
+    let row = row_of(input, split)?;
     if let Some(rows) = question_rows(&row)? {
         let results = pipeline.predict(&rows, &call)?;
         return Ok(Dynamic::from_array(results.iter().map(to_dynamic).collect()));
@@ -126,6 +141,9 @@ mod pipeline_functions {
 
     /// Predicts a text, a map `#{ text, text_pair }`, an array of them, or a data set: `#{ label, score }` for each.
     ///
+    /// Token classification gives an array for each text: `#{ entity, score, index, word, start, end }` for each token, or
+    /// `#{ entity_group, score, word, start, end }` for each entity with an `aggregation_strategy`; places count characters.
+    ///
     /// Question answering takes maps `#{ question, context }`, either of which may be an array, and gives `#{ score, start, end, answer }`;
     /// `start` and `end` count characters of the context.
     ///
@@ -140,6 +158,10 @@ mod pipeline_functions {
     }
 
     /// Predicts with options of the task for this call, for example `top_k` (0 means all labels) and `function_to_apply`.
+    ///
+    /// Of token classification: `aggregation_strategy` (`"none"`, `"simple"`, `"first"`, `"average"`, `"max"`), `ignore_labels`
+    /// (`["O"]`), `stride` (reads long texts in windows that share so many tokens), `is_split_into_words` for inputs that are
+    /// arrays of words, and `delimiter`, which joins them.
     ///
     /// ```rhai
     /// let classifier = pipeline("text-classification", #{ model: "std/minilm-tiny" });

@@ -58,6 +58,7 @@ impl Predict {
         let session = &host.session;
         let pipeline = open(session.places(), &self, &|name| session.task(name), session.device().clone())?;
         let pipeline = pipeline.seeded(session.seed());
+        let pipeline = if context.globals.json { pipeline } else { for_people(pipeline)? };
         let asked = match (&self.question, &self.context) {
             (Some(question), Some(context)) => {
                 Some(serde_json::json!({"question": question, "context": context}).to_string())
@@ -135,7 +136,17 @@ fn options(command: &Predict) -> Result<Row> {
     Ok(Row::new(map))
 }
 
-/// One line a text: label or answer, score, text; with `--json` one event each.
+/// The option of token classification that brings tokens together to names.
+const AGGREGATION: &str = "aggregation_strategy";
+
+/// People want names of whole words rather than pieces of words, unless they ask for those.
+fn for_people(pipeline: Pipeline) -> Result<Pipeline> {
+    let groups = pipeline.model().task().options()?.contains_key(AGGREGATION);
+    let defaults = groups.then(|| (AGGREGATION.to_string(), Value::from("first")));
+    Ok(pipeline.with_defaults(defaults.into_iter().collect()))
+}
+
+/// One line a text: label or answer, score, text, or one line an entity; with `--json` one event each.
 fn show(context: &Context, pipeline: &Pipeline, texts: &[String]) -> Result<()> {
     let rows = texts.iter().map(|text| row(pipeline, text)).collect::<Result<Vec<_>>>()?;
     let results = pipeline.predict(&rows, &Row::default())?;
@@ -144,6 +155,14 @@ fn show(context: &Context, pipeline: &Pipeline, texts: &[String]) -> Result<()> 
             let body = [("text", Json::from(text.as_str())), ("prediction", result.to_json())];
             let body: Map<String, Json> = body.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
             context.reporter.event("prediction", body);
+        } else if let Some(entities) = entities(&result, text) {
+            let indent = if texts.len() > 1 { "  " } else { "" };
+            if texts.len() > 1 {
+                context.reporter.line(text);
+            }
+            for entity in entities {
+                context.reporter.line(&format!("{indent}{entity}"));
+            }
         } else {
             let input = row.get("question").and_then(Value::as_str).unwrap_or(text);
             let suffix = if texts.len() > 1 { format!("  {input}") } else { String::new() };
@@ -190,4 +209,21 @@ fn labelled(result: &Value) -> String {
         (Some(label), Some(score)) => format!("{label} {score:.4}"),
         _ => result.to_json().to_string(),
     }
+}
+
+/// A line for each entity: its type, score, place and what stands there in the text; `None` where the result is something else.
+fn entities(result: &Value, text: &str) -> Option<Vec<String>> {
+    let list = result.as_list()?;
+    if list.is_empty() {
+        return Some(vec!["no entities".into()]);
+    }
+    let line = |entity: &Value| {
+        let Value::Map(map) = entity else { return None };
+        let label = map.get("entity_group").or_else(|| map.get("entity"))?.as_str()?;
+        let place = |key: &str| map.get(key).and_then(Value::as_int).and_then(|place| usize::try_from(place).ok());
+        let (score, start, end) = (map.get("score")?.as_float()?, place("start")?, place("end")?);
+        let shown: String = text.chars().skip(start).take(end.saturating_sub(start)).collect();
+        Some(format!("{label:<6} {score:.4}  {:<9} {shown}", format!("{start}-{end}")))
+    };
+    list.iter().map(line).collect()
 }

@@ -13,6 +13,9 @@ macro_rules! embedded {
 
 embedded![
     "clean.rhai",
+    "entities/test.conll",
+    "entities/train.conll",
+    "entities/validation.conll",
     "minilm-tiny/config.json",
     "minilm-tiny/model.safetensors",
     "minilm-tiny/tokenizer.json",

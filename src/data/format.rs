@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::data::dataset::Parsed;
 use crate::data::magic::Magic;
-use crate::data::{csv, gzip, json, jsonl, parquet, text};
+use crate::data::{conll, csv, gzip, json, jsonl, parquet, text};
 use crate::error::{Error, Place, Result, What, nearest};
 
 /// A file format.
@@ -30,6 +30,8 @@ pub enum Format {
     Text,
     /// Apache Parquet.
     Parquet,
+    /// One token a line, with its tag, in these columns.
+    Conll(conll::Columns),
 }
 
 /// How a format's rows are read; the path is what messages call the file.
@@ -103,10 +105,17 @@ const FORMATS: &[Known] = &[
         extensions: &["parquet"],
         reader: Reader::Bytes(parquet::parse),
     },
+    Known {
+        format: Format::Conll(conll::Columns::ENDS),
+        title: "CoNLL",
+        names: &["conll", "iob", "iob2", "bio"],
+        extensions: &["conll", "iob", "iob2", "bio"],
+        reader: Reader::Text(|text, path| conll::parse(text, path, conll::Columns::ENDS)),
+    },
 ];
 
 /// Formats of which this version only knows the name.
-const LATER: &[&str] = &["conll", "arrow", "iob", "iob2", "bio"];
+const LATER: &[&str] = &["arrow"];
 
 const LATER_HINT: &str = "save its rows as JSON Lines, CSV or Parquet";
 
@@ -118,7 +127,11 @@ const GZIP: &str = "gz";
 
 impl Format {
     fn known(self) -> &'static Known {
-        FORMATS.iter().find(|known| known.format == self).expect("every format has an entry")
+        let any = match self {
+            Format::Conll(_) => Format::Conll(conll::Columns::ENDS),
+            format => format,
+        };
+        FORMATS.iter().find(|known| known.format == any).expect("every format has an entry")
     }
 
     fn by_extension(extension: &str) -> Option<Format> {
@@ -183,9 +196,11 @@ impl Format {
     /// without rows; each with file and line.
     pub fn parse(self, bytes: &[u8], path: &Path) -> Result<Parsed> {
         let bytes = unpacked(bytes, path)?;
-        let parsed = match &self.known().reader {
-            Reader::Text(read) => read(decode(self.checked(&bytes, path)?, path)?, path),
-            Reader::Bytes(read) => read(self.checked(&bytes, path)?, path),
+        let bytes = self.checked(&bytes, path)?;
+        let parsed = match (self, &self.known().reader) {
+            (Format::Conll(columns), _) => conll::parse(decode(bytes, path)?, path, columns),
+            (_, Reader::Text(read)) => read(decode(bytes, path)?, path),
+            (_, Reader::Bytes(read)) => read(bytes, path),
         }?;
         match parsed.rows.is_empty() {
             true => {

@@ -5,6 +5,7 @@
 
 use indexmap::IndexMap;
 
+use crate::data::conll;
 use crate::data::dataset::{Dataset, listed};
 use crate::data::files::Places;
 use crate::data::format::Format;
@@ -38,6 +39,10 @@ pub struct LoadOptions {
     pub revision: Option<String>,
     /// Where a name that is not here is looked for.
     pub hub: Option<Hub>,
+    /// Which column of a CoNLL file holds the tokens: 0 unless given.
+    pub token_column: Option<i64>,
+    /// Which column of a CoNLL file holds the tags: the last one unless given.
+    pub tag_column: Option<i64>,
 }
 
 /// Files given one by one; `*`, `?` and `[...]` match names.
@@ -50,7 +55,7 @@ pub enum DataFiles {
 }
 
 /// Hugging Face's names for "the files in `data_files`, in this format".
-const BUILDERS: &[&str] = &["json", "csv", "text", "parquet"];
+const BUILDERS: &[&str] = &["json", "csv", "text", "parquet", "conll"];
 
 /// The split of files that nothing else is said about.
 const TRAIN: &str = "train";
@@ -76,6 +81,7 @@ struct Plan<'a> {
     name: &'a str,
     kind: Kind,
     format: Chosen,
+    columns: conll::Columns,
     files: IndexMap<String, Vec<Source>>,
 }
 
@@ -144,7 +150,13 @@ fn plan<'a>(places: &Places, name: &'a str, options: &LoadOptions) -> Result<Pla
         let problem = format!("`{name}` is local, so `{option}` says nothing about it");
         return Err(Error::new(What::Conflict(problem)).hint(format!("leave `{option}` out")));
     }
-    Ok(Plan { name, kind, format, files })
+    let columns = conll::Columns {
+        token: options.token_column.unwrap_or(conll::Columns::ENDS.token),
+        tag: options.tag_column.unwrap_or(conll::Columns::ENDS.tag),
+    };
+    let plan = Plan { name, kind, format, columns, files };
+    plan.refuse_columns(options)?;
+    Ok(plan)
 }
 
 /// The files of a data set that is not here. A name that is nearly one of those here is not looked for elsewhere.
@@ -166,10 +178,33 @@ fn of_hub(places: &Places, name: &str, options: &LoadOptions) -> Result<IndexMap
 }
 
 impl Plan<'_> {
+    fn format_of(&self, source: &Source) -> Result<Format> {
+        Ok(match self.format.of(source)? {
+            Format::Conll(_) => Format::Conll(self.columns),
+            format => format,
+        })
+    }
+
+    /// Options of CoNLL have no effect on other formats.
+    fn refuse_columns(&self, options: &LoadOptions) -> Result<()> {
+        if options.token_column.is_none() && options.tag_column.is_none() {
+            return Ok(());
+        }
+        for source in self.files.values().flatten() {
+            if !matches!(self.format_of(source)?, Format::Conll(_)) {
+                let problem =
+                    format!("`token_column` and `tag_column` are for CoNLL, but `{}` is none", source.shown.display());
+                return Err(Error::new(What::Conflict(problem))
+                    .hint("for a CoNLL file of another name, give `format: \"conll\"`"));
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the files of one split, one after the other.
     fn read(&self, split: &str) -> Result<Dataset> {
         let sources = &self.files[split];
-        let formats = sources.iter().map(|source| self.format.of(source)).collect::<Result<Vec<_>>>()?;
+        let formats = sources.iter().map(|source| self.format_of(source)).collect::<Result<Vec<_>>>()?;
         if let Some(other) = formats.iter().position(|format| *format != formats[0])
             && matches!(self.kind, Kind::Folder | Kind::Hub)
         {

@@ -4,6 +4,7 @@
 
 mod clean;
 pub mod configs;
+pub mod conll;
 pub mod csv;
 mod dataset;
 mod download;

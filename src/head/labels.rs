@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What, nearest};
-use crate::head::Model;
+use crate::head::{Model, token_labels};
 use crate::model::ProblemType;
 
 /// The columns that can hold a row's label, in the order they are looked for.
@@ -23,11 +23,15 @@ pub fn column(dataset: &Dataset) -> Option<&'static str> {
     LABEL_COLUMNS.into_iter().find(|name| dataset.column_names().iter().any(|column| column == name))
 }
 
-/// Fits a classification model's labels to its training set: label names and problem type, where it has none.
+/// Fits a classification model's labels to its training set: label names and problem type, where it has none. `given` are
+/// the task's options where they differ from their defaults.
 ///
 /// # Errors
 /// Labels of several types (the first row that differs is named), more labels than the model has.
-pub fn settle(model: &Model, dataset: &Dataset) -> Result<()> {
+pub fn settle(model: &Model, dataset: &Dataset, given: &Row) -> Result<()> {
+    if model.task().options()?.contains_key(token_labels::LABEL_COLUMN) {
+        return token_labels::settle(model, dataset, given);
+    }
     if !model.architecture().ends_with(SEQUENCE_CLASSIFICATION) {
         return Ok(());
     }

@@ -10,6 +10,7 @@ pub mod blocks;
 pub mod builder;
 pub mod class_weights;
 pub mod debug_data;
+pub mod entities;
 pub mod fill_mask;
 pub mod generation;
 pub mod labels;
@@ -23,6 +24,7 @@ pub mod question_windows;
 pub mod script;
 pub mod spans;
 pub mod texts;
+pub mod token_labels;
 pub mod token_spans;
 
 use std::any::Any;

@@ -15,6 +15,9 @@ use crate::tokenizer::Tokenizer;
 /// The option that every task has: the longest row in tokens.
 pub const MAX_LENGTH: &str = "max_length";
 
+/// Whether a pipeline predicts, so that labels are not looked at and what `decode` needs is kept.
+pub const PREDICTING: &str = "predicting";
+
 /// Checks what a user gave against the options that the task declares. `of` is what they were given to, for messages.
 ///
 /// # Errors
@@ -58,8 +61,8 @@ pub fn max_length(model: &Model, tokenizer: Option<&Tokenizer>) -> usize {
     tokenizer.and_then(Tokenizer::model_max_length).map_or(limit, |length| length.min(limit))
 }
 
-/// What a task's functions get: `max_length`, `label_names`, `problem_type`, `vocab_size`, `model_max_length` and the ids of special tokens, then the
-/// task's own options, then what was `given`, the later ones winning.
+/// What a task's functions get: `max_length`, `label_names`, `problem_type`, `vocab_size`, `model_max_length`, the ids of special
+/// tokens and `predicting`, then the task's own options, then what was `given`, the later ones winning.
 ///
 /// # Errors
 /// A malformed configuration, a `max_length` below 1, and what the task raises.
@@ -83,6 +86,7 @@ pub fn merged(model: &Model, tokenizer: Option<&Tokenizer>, given: &[&Row]) -> R
         ("special_token_ids", Value::List(special.into_iter().map(|id| Value::Int(i64::from(id))).collect())),
         ("model_max_length", Value::Int(longest as i64)),
         (MAX_LENGTH, Value::Int(longest as i64)),
+        (PREDICTING, Value::Bool(false)),
     ];
     let mut map: IndexMap<String, Value> = base.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
     map.extend(model.task().options()?.iter().map(|(key, value)| (key.clone(), value.clone())));

@@ -1,8 +1,8 @@
-//! How good predictions are, as scikit-learn and scipy define it.
+//! How good predictions are, as scikit-learn, scipy and seqeval define it.
 //!
-//! Predictions and references flow in as plain slices, numbers flow out. Whatever can be counted is counted as
-//! it comes ([`classification::Tally`], [`multi_label::MultiLabelTally`]), so that memory does not grow with the
-//! rows. Which metric a recipe wants, and what a label is called, is left to the scripts (`api::metrics`).
+//! Predictions and references flow in as plain slices, numbers flow out. Whatever can be counted is counted as it comes
+//! ([`classification::Tally`], [`multi_label::MultiLabelTally`], [`seqeval::EntityTally`]), so that memory does not grow
+//! with the rows. Which metric a recipe wants, and what a label is called, is left to the scripts (`api::metrics`).
 
 pub mod classification;
 pub mod classification_report;
@@ -10,6 +10,8 @@ pub mod multi_label;
 pub mod perplexity;
 pub mod ranking;
 pub mod regression;
+pub mod seqeval;
+pub mod tag_schemes;
 pub mod squad;
 
 use crate::error::{Result, What};

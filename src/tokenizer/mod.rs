@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value as Json};
-use tokenizers::{PostProcessorWrapper, PreTokenizerWrapper};
+use tokenizers::{Decoder, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use crate::data::files::Folder;
 use crate::data::guard;
@@ -204,6 +204,26 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         guard::catch(|| self.inner().decode(ids, skip_special_tokens))
             .map_err(|problem| What::Malformed { format: "the tokenizer's decoder".into(), problem }.into())
+    }
+
+    /// The text that tokens make, special ones too: Hugging Face's `convert_tokens_to_string`.
+    ///
+    /// # Errors
+    /// A decoder that fails.
+    pub fn join(&self, tokens: Vec<String>) -> Result<String> {
+        let Some(decoder) = self.inner().get_decoder() else { return Ok(tokens.join(" ")) };
+        guard::catch(|| decoder.decode(tokens))
+            .map_err(|problem| What::Malformed { format: "the tokenizer's decoder".into(), problem }.into())
+    }
+
+    /// What marks a piece that goes on with a word, such as `##`; none where pieces are not marked so.
+    pub fn continuing_subword_prefix(&self) -> Option<&str> {
+        let prefix = match self.inner().get_model() {
+            ModelWrapper::WordPiece(model) => Some(model.continuing_subword_prefix.as_str()),
+            ModelWrapper::BPE(model) => model.continuing_subword_prefix.as_deref(),
+            _ => None,
+        };
+        prefix.filter(|prefix| !prefix.is_empty())
     }
 
     /// The number of entries of the base vocabulary, without added tokens: Hugging Face's `vocab_size`.

@@ -124,7 +124,7 @@ impl Trainer {
         options::check(&**settings.model.task(), &settings.task_options, "`task_options`")?;
         split(settings.model.parameters(), settings.args.param_groups.iter().map(|group| group.params.as_slice()))?;
         if let Some(dataset) = &settings.train_dataset {
-            labels::settle(&settings.model, dataset)?;
+            labels::settle(&settings.model, dataset, &settings.task_options)?;
         }
         Ok(Trainer {
             settings,

@@ -296,7 +296,7 @@ impl Trainer {
     /// Labels that do not fit the model.
     pub fn replace_model(&mut self, model: Model) -> Result<()> {
         if let Some(dataset) = &self.settings.train_dataset {
-            labels::settle(&model, dataset)?;
+            labels::settle(&model, dataset, &self.settings.task_options)?;
         }
         let encoding = |model: &Model| {
             let options = options::merged(model, self.settings.tokenizer.as_ref(), &[&self.settings.task_options])?;
