@@ -59,8 +59,10 @@ mod dataset {
         ds.column_names().iter().map(|name| name.as_str().into()).collect()
     }
 
-    /// What is known of the columns, by name, as Hugging Face says it: `_type` is `ClassLabel` (with the `names` behind its
-    /// numbers, which Parquet files carry), `List` (with a `feature`) or `Value` (with a `dtype`).
+    /// What is known of the columns, by name, in Hugging Face's words.
+    ///
+    /// `_type` is `ClassLabel` (with the `names` behind its numbers, which Parquet files carry), `List` (with a `feature`) or
+    /// `Value` (with a `dtype`).
     ///
     /// ```rhai
     /// let reviews = load_dataset("std/reviews").train;
