@@ -159,6 +159,7 @@ impl Trainer {
     ) -> Result<LrFind> {
         let (model, args) = (&self.settings.model, &self.settings.args);
         let mut optimizer = self.new_optimizer()?;
+        let _precision = self.precision(hooks);
         let n_batches = self.batches_per_epoch(prepared.features.len())?;
         let n_windows = n_batches.div_ceil(args.gradient_accumulation_steps);
         let (mut smoothing, mut lrs, mut losses) = (Smoothing::default(), Vec::new(), Vec::new());
