@@ -1,4 +1,4 @@
-//! `scripts/topic.rhai` and `scripts/regression.rhai` as they stand: the loss falls, the model has learnt something, and what is
+//! `scripts/topic.rhai`, `scripts/regression.rhai` and `scripts/search.rhai`: the loss falls, the model has learnt something, and what is
 //! saved predicts what the recipe predicted.
 
 #![expect(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
@@ -58,4 +58,30 @@ fn ratings_are_learnt() {
     let text = printed.split("\"text\": \"").nth(1).unwrap().split('"').next().unwrap();
     let (_, score) = predicted(place.path(), text);
     assert!((shown - score).abs() < 1e-5, "{printed}: {score}");
+}
+
+#[test]
+fn a_search_trains_with_what_it_found_and_saves_it() {
+    let place = tempfile::tempdir().unwrap();
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/search.rhai");
+    let arguments = ["n_trials=2", "rows=64", "num_train_epochs=3", "output_dir=saved"];
+    let (events, people) =
+        retune(place.path(), &[&["run", "--json", recipe.to_str().unwrap()], &arguments[..]].concat());
+    assert!(events.iter().any(|event| event["event"] == "trial"));
+    let trials: Json = serde_json::from_slice(&std::fs::read(place.path().join("saved/trials.json")).unwrap()).unwrap();
+    assert_eq!(trials["trials"].as_array().unwrap().len(), 2);
+    // The last training is the one with the best arguments: three epochs, a loss for each.
+    let losses: Vec<f64> =
+        events.iter().filter(|event| event["event"] == "log").filter_map(|event| event["loss"].as_f64()).collect();
+    let last = &losses[losses.len() - 3..];
+    assert!(last[2] < last[0], "{losses:?}");
+    let shown = people.lines().rev().find(|line| line.starts_with("accuracy ")).unwrap();
+    // The saved model has the accuracy that was printed.
+    let check = "let rows = load_dataset(\"std/reviews\").validation.take(32); let right = 0;\n\
+        for (result, row) in pipeline(\"text-classification\", #{ model: \"saved\" }).predict(rows) {\n\
+        if result.label == rows[row].label { right += 1; } }\n\
+        print(`accuracy ${right / 32.0}`);\n";
+    std::fs::write(place.path().join("check.rhai"), check).unwrap();
+    let (_, again) = retune(place.path(), &["run", "--json", "check.rhai"]);
+    assert!(again.lines().any(|line| line == shown), "{shown}: {again}");
 }
