@@ -220,6 +220,24 @@ mod packing {
         packed::last(hidden, &batch).map_err(raise)
     }
 
+    /// As `last`, passing over a row's closing tokens that are padding: `pad_token_id`, where it is not `()`.
+    ///
+    /// ```rhai
+    /// let batch = Batch::of([#{ input_ids: [2, 3, 0] }, #{ input_ids: [4] }]);
+    /// let hidden = Tensor::from_array([[1.0], [2.0], [3.0], [4.0]]);
+    /// expect(hidden.last(batch, #{ pad_token_id: 0 }).to_array() == [[2.0], [4.0]], "tokens 1 and 3");
+    /// ```
+    #[rhai_fn(name = "last", return_raw, pure)]
+    pub fn last_with(hidden: &mut Tensor, batch: Batch, options: Map) -> ScriptResult<Tensor> {
+        let mut options = Options::new("`last`", options);
+        let pad = options.count("pad_token_id", 0).map_err(raise)?;
+        options.finish().map_err(raise)?;
+        match pad.and_then(|id| u32::try_from(id).ok()) {
+            Some(id) => packed::last_unpadded(hidden, &batch, id).map_err(raise),
+            None => packed::last(hidden, &batch).map_err(raise),
+        }
+    }
+
     /// The mean over each row's tokens: `(tokens, hidden)` to `(rows, hidden)`.
     ///
     /// ```rhai

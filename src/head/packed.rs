@@ -30,6 +30,19 @@ pub fn last(x: &Tensor, batch: &Batch) -> Result<Tensor> {
     pick(x, batch, "last", batch.starts[1..].iter().map(|&end| (end - 1) as u32).collect())
 }
 
+/// Each row's last token whose id is not `pad_id`, or its first where all are: `(tokens, ...)` to `(rows, ...)`.
+///
+/// # Errors
+/// A first dimension that does not count the batch's tokens.
+pub fn last_unpadded(x: &Tensor, batch: &Batch, pad_id: u32) -> Result<Tensor> {
+    let ids = batch.input_ids.to_vec1::<u32>()?;
+    let place = |row: &[usize]| {
+        let back = ids[row[0]..row[1]].iter().rposition(|&id| id != pad_id);
+        (row[0] + back.unwrap_or(0)) as u32
+    };
+    pick(x, batch, "last", batch.starts.windows(2).map(place).collect())
+}
+
 /// The mean over each row's tokens: `(tokens, ...)` to `(rows, ...)`.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{Result, What};
+use crate::error::{Error, Result, What};
 use crate::model::config::ModelConfig;
 use crate::model::family::{EncoderConfig, EncoderNames, Family, MaskedLmHead, Norms, SequenceHead};
 use crate::model::layers::Stored;
@@ -63,7 +63,8 @@ pub(super) fn encoder_config(config: &ModelConfig) -> Result<EncoderConfig> {
     }
     for key in ["is_decoder", "add_cross_attention"] {
         if config.bool_or(key, false)? {
-            return Err(What::Unsupported(format!("`{key}: true` of config.json")).into());
+            let error = Error::new(What::Unsupported(format!("`{key}: true` of config.json")));
+            return Err(error.hint("this family is an encoder here; the decoder that can be trained is `gpt2`"));
         }
     }
     Ok(EncoderConfig {

@@ -230,17 +230,28 @@ impl Encoder {
         }
     }
 
-    /// The entries of the position table. RoBERTa counts from behind its padding index, and padding itself has that index.
+    /// The entries of the position table. RoBERTa counts a row's tokens from behind its padding index; padding itself, also in the
+    /// middle of a row, has that index and is not counted.
     fn position_entries(&self, batch: &Batch) -> Result<Vec<u32>> {
         let offset = self.config.position_offset;
-        let places = batch.position_ids.to_vec1::<u32>()?;
+        let mut places = batch.position_ids.to_vec1::<u32>()?;
         if offset == 0 {
             return Ok(places);
         }
         let ids = batch.input_ids.to_vec1::<u32>()?;
-        let entry =
-            |(id, place): (u32, u32)| if Some(id) == self.config.padding_idx { offset - 1 } else { place + offset };
-        Ok(ids.into_iter().zip(places).map(entry).collect())
+        for row in batch.starts.windows(2) {
+            // What stands before the first token was padding on the left.
+            let mut not_counted = places.get(row[0]).copied().unwrap_or(0);
+            for (place, id) in places[row[0]..row[1]].iter_mut().zip(&ids[row[0]..row[1]]) {
+                if Some(*id) == self.config.padding_idx {
+                    *place = offset - 1;
+                    not_counted += 1;
+                } else {
+                    *place = (*place + offset).saturating_sub(not_counted);
+                }
+            }
+        }
+        Ok(places)
     }
 
     fn layer(&self, layer: &Layer, number: usize, x: Tensor, forward: &Forward<'_>) -> Result<Tensor> {
@@ -385,7 +396,12 @@ impl Encoder {
             ),
             (
                 batch.largest.token_type,
-                if config.token_types_are_tokens { config.vocab_size } else { config.n_token_types.max(1) },
+                match config.n_token_types {
+                    0 if config.token_types_are_tokens => config.vocab_size,
+                    // A family without segments passes over them, as Hugging Face does.
+                    0 => usize::MAX,
+                    entries => entries,
+                },
                 "token type",
                 "the segment table",
                 "is it the tokenizer of this model?",

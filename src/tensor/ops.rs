@@ -25,12 +25,14 @@ pub enum Activation {
 }
 
 impl Activation {
-    const NAMES: [(&str, Activation); 10] = [
+    const NAMES: [(&str, Activation); 12] = [
         ("gelu", Activation::Gelu),
         ("gelu_python", Activation::Gelu),
         ("gelu_new", Activation::GeluTanh),
         ("gelu_pytorch_tanh", Activation::GeluTanh),
         ("gelu_fast", Activation::GeluTanh),
+        ("gelu_accurate", Activation::GeluTanh),
+        ("gelu_python_tanh", Activation::GeluTanh),
         ("relu", Activation::Relu),
         ("silu", Activation::Silu),
         ("swish", Activation::Silu),
@@ -49,7 +51,7 @@ impl Activation {
         let error = Error::new(What::Unsupported(format!("the activation `{name}`")));
         Err(match nearest(name, Self::NAMES.iter().map(|(known, _)| *known)) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error.hint("known are gelu, gelu_new, relu, silu, tanh and linear"),
+            None => error.hint("known are gelu, gelu_new, gelu_pytorch_tanh, relu, silu (swish), tanh and linear"),
         })
     }
 

@@ -10,12 +10,16 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForMaskedLM,
     GPT2Config,
+    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     RobertaConfig,
     RobertaForMaskedLM,
+    RobertaForSequenceClassification,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -37,6 +41,16 @@ PACKS = {
                                                    resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, activation_function="gelu_pytorch_tanh",
                                                    layer_norm_epsilon=1e-2, reorder_and_upcast_attn=True, scale_attn_by_inverse_layer_idx=True,
                                                    bos_token_id=0, eos_token_id=0, pad_token_id=0), "causal-lm"),
+    # Padding in the middle and at the end of rows, which their attention masks do not hide.
+    "gpt2-seq-pads": (GPT2ForSequenceClassification, GPT2Config(vocab_size=60, n_embd=18, n_head=3, n_layer=2, n_positions=40, initializer_range=0.2,
+                                                                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+                                                                pad_token_id=0, num_labels=3), "sequence-classification"),
+    "roberta-seq-pads": (RobertaForSequenceClassification, RobertaConfig(**SIZES, hidden_size=18, intermediate_size=25, pad_token_id=1, type_vocab_size=1,
+                                                                         num_labels=3), "sequence-classification"),
+    # Segments, which this family does not know, are passed over.
+    "distil-seq-segments": (DistilBertForSequenceClassification, DistilBertConfig(vocab_size=60, dim=18, n_heads=3, n_layers=2, hidden_dim=25, dropout=0.0,
+                                                                                  max_position_embeddings=40, initializer_range=0.2, attention_dropout=0.0,
+                                                                                  seq_classif_dropout=0.0, num_labels=3), "sequence-classification"),
 }
 
 
@@ -46,9 +60,13 @@ def rows_of(name, config, task, rng):
         length = rng.randint(4, 24 if number % 3 else 9)
         ids = [rng.randint(6, 59) for _ in range(length)]
         row = {"input_ids": ids, "attention_mask": [1] * length}
-        if name.startswith("bert"):
+        if name.endswith("pads"):
+            ids[1:] = [config.pad_token_id if rng.random() < 0.3 else token for token in ids[1:]]
+        if name.startswith("bert") or name.endswith("segments"):
             row["token_type_ids"] = [0] * (length // 2) + [1 + number % 2] * (length - length // 2)
-        if task == "causal-lm":
+        if name.endswith(("pads", "segments")):
+            row["labels"] = number % 3
+        elif task == "causal-lm":
             row["labels"] = list(ids)
         elif task == "masked-lm":
             row["labels"] = [token if rng.random() < 0.4 or place == 1 else -100 for place, token in enumerate(ids)]
