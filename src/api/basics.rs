@@ -232,8 +232,12 @@ fn parse(text: &str, path: Option<&Path>) -> Result<Dynamic> {
 }
 
 fn write(path: &Path, value: &Dynamic) -> Result<()> {
-    let json = from_dynamic(value)?.to_json();
-    let text = serde_json::to_string_pretty(&json).expect("values have text keys and finite numbers") + "\n";
+    write_file(path, &from_dynamic(value)?.to_json())
+}
+
+/// Writes a JSON file, and its folder where that is not there.
+pub(super) fn write_file(path: &Path, json: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(json).expect("values have text keys and finite numbers") + "\n";
     let wrap = |source| Error::new(What::Write { path: path.to_path_buf(), source });
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|source| match folder.ancestors().find(|part| part.is_file()) {

@@ -64,6 +64,18 @@ impl CallbackSetting {
         }
         Ok(CallbackSetting::Script(functions))
     }
+
+    /// Whether both have the same settings, or the same functions for the same events.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (CallbackSetting::EarlyStopping(one), CallbackSetting::EarlyStopping(two)) => one == two,
+            (CallbackSetting::Script(one), CallbackSetting::Script(two)) => {
+                let same = |(a, b): (&(Event, FnPtr), &(Event, FnPtr))| a.0 == b.0 && a.1.fn_name() == b.1.fn_name();
+                one.len() == two.len() && one.iter().zip(two).all(same)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A script's callback during one call of the trainer.

@@ -142,11 +142,7 @@ mod dataset {
     /// ```
     #[rhai_fn(global, name = "map", return_raw)]
     pub fn map_with(context: NativeCallContext, ds: Dataset, function: FnPtr, options: Map) -> ScriptResult<Dataset> {
-        let mut options = Options::new("`map`", options);
-        let indices = with_indices(&mut options).map_err(raise)?;
-        let removed = options.take("remove_columns").map(|names| rows::names("`remove_columns` of `map`", &names));
-        let removed = removed.transpose().map_err(raise)?.unwrap_or_default();
-        options.finish().map_err(raise)?;
+        let (indices, removed) = super::map_options(options).map_err(raise)?;
         let mapped = PerRow { context: &context, data: &ds, function: &function, indices };
         mapped.map(&removed)
     }
@@ -358,10 +354,24 @@ mod dataset {
     }
 }
 
+/// The options of `map`: what its function is called with, and the columns that it drops.
+pub(super) fn map_options(options: Map) -> Result<(Indices, Vec<String>)> {
+    let mut options = Options::new("`map`", options);
+    let indices = with_indices(&mut options)?;
+    let removed = options.take("remove_columns").map(|names| rows::names("`remove_columns` of `map`", &names));
+    let removed = removed.transpose()?.unwrap_or_default();
+    options.finish()?;
+    Ok((indices, removed))
+}
+
 fn with_indices(options: &mut Options) -> Result<Indices> {
     if options.bool("batched")? == Some(true) {
         let error = Error::new(What::Unsupported(format!("`batched` of {}", options.of())));
         return Err(error.hint("the function is called with one row at a time; leave `batched` out"));
+    }
+    // What says how the work is done, and not what it gives, is passed over.
+    for key in ["num_proc", "batch_size", "load_from_cache_file", "keep_in_memory", "desc"] {
+        options.take(key);
     }
     Ok(if options.bool("with_indices")? == Some(true) { Indices::Passed } else { Indices::Left })
 }

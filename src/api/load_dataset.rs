@@ -59,6 +59,38 @@ mod loading {
     pub fn load_dataset_with(context: NativeCallContext, path_or_name: &str, options: Map) -> ScriptResult<Dynamic> {
         loaded(&context, path_or_name, options).map_err(raise)
     }
+
+    /// Loads one configuration of a data set that has several, as in `load_dataset("glue", "mrpc")`.
+    ///
+    /// ```rhai
+    /// let refused = false;
+    /// try { load_dataset("std/reviews", "mrpc"); } catch { refused = true; }
+    /// expect(refused, "the reviews have no configurations");
+    /// ```
+    #[rhai_fn(name = "load_dataset", return_raw)]
+    pub fn load_configuration(context: NativeCallContext, path_or_name: &str, config: &str) -> ScriptResult<Dynamic> {
+        let options = Map::from_iter([("config".into(), config.into())]);
+        loaded(&context, path_or_name, options).map_err(raise)
+    }
+
+    /// Loads one configuration of a data set that has several, with other options.
+    ///
+    /// ```rhai
+    /// let refused = false;
+    /// try { load_dataset("std/reviews", "mrpc", #{ split: "train" }); } catch { refused = true; }
+    /// expect(refused, "the reviews have no configurations");
+    /// ```
+    #[rhai_fn(name = "load_dataset", return_raw)]
+    pub fn load_configuration_with(
+        context: NativeCallContext,
+        path_or_name: &str,
+        config: &str,
+        options: Map,
+    ) -> ScriptResult<Dynamic> {
+        let mut options = options;
+        options.insert("config".into(), config.into());
+        loaded(&context, path_or_name, options).map_err(raise)
+    }
 }
 
 fn loaded(context: &NativeCallContext, name: &str, options: Map) -> Result<Dynamic> {

@@ -302,6 +302,40 @@ mod functions {
     pub fn argmax(scores: Dynamic) -> ScriptResult<Dynamic> {
         from_dynamic(&scores).and_then(|value| largest(&value)).map_err(raise)
     }
+
+    /// As `argmax(scores)`, with the axis that numpy wants to be told: the last, `-1`.
+    ///
+    /// ```rhai
+    /// expect(argmax([[2.0, 1.0], [0.5, 3.0]], #{ axis: -1 }) == [0, 1], "of each row");
+    /// ```
+    #[rhai_fn(name = "argmax", return_raw)]
+    pub fn argmax_with(scores: Array, options: Map) -> ScriptResult<Dynamic> {
+        let mut options = Options::new("`argmax`", options);
+        let axis = options.int("axis").map_err(raise)?.unwrap_or(-1);
+        options.finish().map_err(raise)?;
+        argmax_of_axis(scores, axis)
+    }
+
+    /// As `argmax(scores)`, with the axis as a number.
+    ///
+    /// ```rhai
+    /// expect(argmax([[2.0, 1.0], [0.5, 3.0]], -1) == [0, 1], "of each row");
+    /// ```
+    #[rhai_fn(name = "argmax", return_raw)]
+    pub fn argmax_of_axis(scores: Array, axis: i64) -> ScriptResult<Dynamic> {
+        let depth = super::depth(&scores);
+        if axis != -1 && axis != depth - 1 {
+            let (name, value) = ("the axis of `argmax`".into(), axis.to_string());
+            let allowed = format!("-1 or {}: the innermost arrays", depth - 1);
+            return Err(raise(What::OutOfRange { name, value, allowed }.into()));
+        }
+        argmax(Dynamic::from_array(scores))
+    }
+}
+
+/// How many arrays stand one in the other, by the first of each.
+fn depth(array: &Array) -> i64 {
+    1 + array.first().and_then(|item| item.as_array_ref().ok().map(|inner| depth(&inner))).unwrap_or(0)
 }
 
 fn tally(predictions: &Dynamic, references: &Dynamic) -> Result<Tally> {

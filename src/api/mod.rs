@@ -6,6 +6,7 @@
 #![expect(unreachable_pub, reason = "the macro that exports a namespace takes public functions alone")]
 #![expect(clippy::unwrap_used, reason = "the macro writes them for receivers; the layer test refuses ours")]
 
+mod auto_config;
 mod autograd;
 mod basics;
 mod batch;
@@ -14,6 +15,7 @@ mod class_weights;
 mod compute_loss;
 pub mod data_loader;
 mod dataset;
+mod dataset_columns;
 mod debug_data;
 pub mod encoding;
 mod generate;
@@ -47,16 +49,19 @@ mod token_rows;
 pub mod tokenizer;
 pub mod trainer;
 mod trainer_data;
+mod trainer_log;
 pub mod training_arguments;
 
 /// Registers every namespace.
 pub fn register(engine: &mut rhai::Engine) {
+    auto_config::register(engine);
     autograd::register(engine);
     basics::register(engine);
     batch::register(engine);
     class_weights::register(engine);
     data_loader::register(engine);
     dataset::register(engine);
+    dataset_columns::register(engine);
     debug_data::register(engine);
     generate::register(engine);
     head::register(engine);
@@ -80,5 +85,6 @@ pub fn register(engine: &mut rhai::Engine) {
     token_rows::register(engine);
     tokenizer::register(engine);
     trainer::register(engine);
+    trainer_log::register(engine);
     training_arguments::register(engine);
 }

@@ -11,6 +11,7 @@ use crate::api::session::Session;
 use crate::batch::Batch;
 use crate::data::files::Folder;
 use crate::data::hub::{Hub, open_model};
+use crate::data::{Row, Value};
 use crate::error::{Error, Place, Result, What};
 use crate::head::script::convert::{ScriptResult, config_map, from_dynamic, raise, raise_at};
 use crate::head::{Model, ModelSettings};
@@ -113,7 +114,7 @@ fn namespace(class: &Class) -> Module {
     };
     let pretrained = comments(
         "Loads a pretrained model by directory, `std/...` or hub name, and puts the class's head on it.",
-        "Options: `num_labels`, `id2label`, `label2id`, `problem_type`, `revision`, `ignore_mismatched_sizes`, and any key of config.json.",
+        "Options: `num_labels`, `id2label`, `label2id`, `problem_type`, `revision`, `ignore_mismatched_sizes`, `config` (of `AutoConfig`), and any key of config.json.",
         &example,
     );
     let loader = class.clone();
@@ -226,12 +227,24 @@ fn settings(
     })
 }
 
+/// The keys of a whole configuration, and those of the call, which win. The call's labels replace all that the configuration
+/// says of labels.
+fn with_config(config: &Row, given: Vec<(String, Value)>) -> Vec<(String, serde_json::Value)> {
+    const LABELS: [&str; 3] = ["num_labels", "id2label", "label2id"];
+    let is_given = |key: &str| given.iter().any(|(name, _)| name == key);
+    let has_labels = LABELS.into_iter().any(is_given);
+    let kept = config.iter().filter(|(key, _)| !(is_given(key) || has_labels && LABELS.contains(&key.as_str())));
+    let kept = kept.map(|(key, value)| (key.clone(), value.to_json()));
+    kept.chain(given.iter().map(|(key, value)| (key.clone(), value.to_json()))).collect()
+}
+
 fn load(context: &NativeCallContext, class: &Class, name: &str, options: Map) -> Result<Model> {
     let session = Session::of(context);
     let mut options = Options::new(format!("`{}::from_pretrained`", class.name), options);
     let revision = options.string("revision")?;
     let ignore = options.bool("ignore_mismatched_sizes")?.unwrap_or(false);
-    let overrides = options.rest()?.into_iter().map(|(key, value)| (key, value.to_json())).collect();
+    let config = options.row("config")?;
+    let overrides = with_config(&config, options.rest()?);
     let settings = settings(context, class, name, overrides, ignore, "from_pretrained")?;
     let folder = open_model(session.places(), &Hub::from_env(), name, revision.as_deref())?;
     let model = Model::from_pretrained(&folder, settings)?;
@@ -308,6 +321,23 @@ mod model_functions {
     #[rhai_fn(pure)]
     pub fn num_parameters(model: &mut Model) -> i64 {
         model.parameters().count() as i64
+    }
+
+    /// How many numbers the model has, `only_trainable: true` for those that training changes.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
+    /// model.freeze("bert.*");
+    /// expect(model.num_parameters(#{ only_trainable: true }) == 770, "a matrix of 2 x 384 and two biases");
+    /// ```
+    #[rhai_fn(name = "num_parameters", pure, return_raw)]
+    pub fn num_parameters_with(model: &mut Model, options: Map) -> ScriptResult<i64> {
+        let mut options = Options::new("`num_parameters`", options);
+        let trainable = options.bool("only_trainable").map_err(raise)?.unwrap_or(false);
+        options.finish().map_err(raise)?;
+        let all = model.parameters().all();
+        let counted = all.iter().filter(|parameter| !trainable || parameter.is_trainable());
+        Ok(counted.map(|parameter| parameter.value().elem_count() as i64).sum())
     }
 
     /// The names of all parameters, as Hugging Face has them.

@@ -58,7 +58,8 @@ fn make(context: &NativeCallContext, task: &str, options: Map) -> Result<Pipelin
             }
         },
     };
-    Ok(Pipeline::new(model, tokenizer, batch_size, rest(options)?)?.seeded(session.seed()))
+    let settings = rest(options, &model)?;
+    Ok(Pipeline::new(model, tokenizer, batch_size, settings)?.seeded(session.seed()))
 }
 
 fn open(session: &Session, name: &str, revision: Option<&str>) -> Result<Tokenizer> {
@@ -70,9 +71,31 @@ fn wrong(key: &str, wanted: &str, got: &Dynamic) -> Error {
     What::WrongType { name: format!("`{key}` of `pipeline`"), wanted: wanted.into(), got: type_name(got) }.into()
 }
 
+/// Options of Hugging Face's pipelines that are not there, and what to write instead.
+const REFUSED: [(&str, &str); 5] = [
+    ("return_all_scores", "write `top_k: ()`, which gives the scores of all labels"),
+    ("grouped_entities", "write `aggregation_strategy: \"simple\"`"),
+    ("device", "leave it out: `--device` of the command line says where to compute"),
+    ("device_map", "leave it out: `--device` of the command line says where to compute"),
+    ("torch_dtype", "leave it out: pipelines compute in f32"),
+];
+
 /// What is left of the options: those of the model's task.
-fn rest(mut options: Options) -> Result<Row> {
-    Ok(Row::new(options.rest()?.into_iter().collect::<IndexMap<_, _>>()))
+fn rest(mut options: Options, model: &Model) -> Result<Row> {
+    for (key, hint) in REFUSED {
+        if options.has(key) {
+            let error = Error::new(What::UnknownOption { key: key.to_string(), of: options.of().to_string() });
+            return Err(error.hint(hint));
+        }
+    }
+    let mut settings: IndexMap<_, _> = options.rest()?.into_iter().collect();
+    // Given as nothing, it asks for all labels; not given, for the best one without an array around it.
+    if model.architecture().ends_with("ForSequenceClassification")
+        && let Some(top_k @ Value::Null) = settings.get_mut("top_k")
+    {
+        *top_k = Value::Int(0);
+    }
+    Ok(Row::new(settings))
 }
 
 /// The option of token classification that says that inputs are arrays of words.
@@ -95,7 +118,7 @@ fn row_of(value: &Dynamic, split: bool) -> Result<Row> {
 }
 
 fn predict(pipeline: &Pipeline, input: &Dynamic, options: Map) -> Result<Dynamic> {
-    let call = rest(Options::new("`predict`", options))?;
+    let call = rest(Options::new("`predict`", options), pipeline.model())?;
     let split = pipeline.option(SPLIT, &call) == Some(&Value::Bool(true));
     if let Some(dataset) = input.clone().try_cast::<Dataset>() {
         let results = pipeline.predict(dataset.rows(), &call)?;
@@ -125,7 +148,7 @@ mod pipeline_functions {
     /// Makes a pipeline: `text-classification` (`sentiment-analysis`), `token-classification` (`ner`), `question-answering`, `fill-mask` or `text-generation`.
     ///
     /// `model` is a directory, a hub name or a loaded model; with a loaded model, `tokenizer` is needed too. Other
-    /// options: `batch_size`, `revision`, and for every call those of the model's task, for example `top_k` (0 means all
+    /// options: `batch_size`, `revision`, and for every call those of the model's task, for example `top_k` (`()` or 0 means all
     /// labels) and `function_to_apply` of text classification; `top_k`, `doc_stride`, `max_answer_len`, `max_seq_len`, `max_question_len`,
     /// `handle_impossible_answer` and `align_to_words` of question answering.
     ///
@@ -136,6 +159,18 @@ mod pipeline_functions {
     /// ```
     #[rhai_fn(name = "pipeline", return_raw)]
     pub fn new_pipeline(context: NativeCallContext, task: &str, options: Map) -> ScriptResult<Pipeline> {
+        make(&context, task, options).map_err(raise)
+    }
+
+    /// Makes a pipeline of a model that is named by a directory or a hub name, with no other options.
+    ///
+    /// ```rhai
+    /// let classifier = pipeline("text-classification", "std/minilm-tiny");
+    /// expect(classifier.predict("a fine film").score > 0.0, "a label with its score");
+    /// ```
+    #[rhai_fn(name = "pipeline", return_raw)]
+    pub fn pipeline_of(context: NativeCallContext, task: &str, model: &str) -> ScriptResult<Pipeline> {
+        let options = Map::from_iter([("model".into(), Dynamic::from(model.to_string()))]);
         make(&context, task, options).map_err(raise)
     }
 
@@ -157,7 +192,7 @@ mod pipeline_functions {
         predict(pipeline, &input, Map::new()).map_err(raise)
     }
 
-    /// Predicts with options of the task for this call, for example `top_k` (0 means all labels) and `function_to_apply`.
+    /// Predicts with options of the task for this call, for example `top_k` (`()` or 0 means all labels) and `function_to_apply`.
     ///
     /// Of token classification: `aggregation_strategy` (`"none"`, `"simple"`, `"first"`, `"average"`, `"max"`), `ignore_labels`
     /// (`["O"]`), `stride` (reads long texts in windows that share so many tokens), `is_split_into_words` for inputs that are
@@ -165,7 +200,7 @@ mod pipeline_functions {
     ///
     /// ```rhai
     /// let classifier = pipeline("text-classification", #{ model: "std/minilm-tiny" });
-    /// let all = classifier.predict("a fine film", #{ top_k: 0 });
+    /// let all = classifier.predict("a fine film", #{ top_k: () });
     /// expect(all.len == 2 && all[0].score >= all[1].score, "all labels, best first");
     /// ```
     #[rhai_fn(name = "predict", pure, return_raw)]

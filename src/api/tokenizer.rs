@@ -324,6 +324,32 @@ mod tokenizer_functions {
         ids_of(&ids).and_then(|ids| tokenizer.decode(&ids, skip)).map_err(raise)
     }
 
+    /// The texts of an array of arrays of ids, special tokens included.
+    ///
+    /// # Example
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let rows = ["a film", "a play"].map(|text| tokenizer.encode(text).input_ids);
+    /// expect(tokenizer.batch_decode(rows)[1] == "[CLS] a play [SEP]", "one text a row");
+    /// ```
+    #[rhai_fn(global, pure, return_raw)]
+    pub fn batch_decode(tokenizer: &mut Tokenizer, rows: Array) -> ScriptResult<Array> {
+        rows.into_iter().map(|ids| decode(tokenizer, ids).map(Dynamic::from)).collect()
+    }
+
+    /// The texts of an array of arrays of ids; `skip_special_tokens: true` leaves out `[CLS]` and the like.
+    ///
+    /// # Example
+    /// ```rhai
+    /// let tokenizer = AutoTokenizer::from_pretrained("std/minilm-tiny");
+    /// let rows = ["a film", "a play"].map(|text| tokenizer.encode(text).input_ids);
+    /// expect(tokenizer.batch_decode(rows, #{ skip_special_tokens: true }) == ["a film", "a play"], "back again");
+    /// ```
+    #[rhai_fn(name = "batch_decode", global, pure, return_raw)]
+    pub fn batch_decode_with(tokenizer: &mut Tokenizer, rows: Array, options: Map) -> ScriptResult<Array> {
+        rows.into_iter().map(|ids| decode_with(tokenizer, ids, options.clone()).map(Dynamic::from)).collect()
+    }
+
     /// The text of an array of ids, special tokens included.
     ///
     /// # Example

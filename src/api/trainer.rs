@@ -42,7 +42,7 @@ struct Shared {
     model: Mutex<Model>,
     model_init: Option<FnPtr>,
     arguments: Arguments,
-    callbacks: Vec<CallbackSetting>,
+    callbacks: Mutex<Vec<CallbackSetting>>,
     compute_metrics: Option<FnPtr>,
     compute_loss: Option<LossFunction>,
     view: StateView,
@@ -125,7 +125,7 @@ impl ScriptTrainer {
             model: Mutex::new(model),
             model_init,
             arguments,
-            callbacks,
+            callbacks: Mutex::new(callbacks),
             compute_metrics,
             compute_loss,
             view: StateView::default(),
@@ -153,6 +153,11 @@ impl ScriptTrainer {
     /// The arguments that the script holds too.
     pub(super) fn arguments(&self) -> &Arguments {
         &self.0.arguments
+    }
+
+    /// The callbacks that were given.
+    pub(super) fn callbacks(&self) -> MutexGuard<'_, Vec<CallbackSetting>> {
+        self.0.callbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The model that is trained now.
@@ -183,7 +188,7 @@ impl ScriptTrainer {
         };
         hooks.callbacks.push(Box::new(Follow(self.0.view.clone())));
         hooks.callbacks.push(Box::new(RunCallback::new(reporter, bars)));
-        for callback in &self.0.callbacks {
+        for callback in self.callbacks().iter() {
             match callback {
                 CallbackSetting::EarlyStopping(early) => hooks.callbacks.push(Box::new(early.callback())),
                 CallbackSetting::Script(functions) => hooks.callbacks.push(Box::new(ScriptCallback {

@@ -131,6 +131,36 @@ mod training_arguments {
         TrainingArguments::read(&Session::of(&context), options).map_err(raise)
     }
 
+    /// How to train, with the output folder as the first argument, as in Hugging Face's guides.
+    ///
+    /// ```rhai
+    /// expect(TrainingArguments("out").output_dir == "out", "and the defaults");
+    /// ```
+    #[rhai_fn(name = "TrainingArguments", return_raw)]
+    pub fn of_folder(context: NativeCallContext, output_dir: ImmutableString) -> ScriptResult<TrainingArguments> {
+        of_folder_with(context, output_dir, Map::new())
+    }
+
+    /// How to train, with the output folder as the first argument and all others as options.
+    ///
+    /// ```rhai
+    /// let args = TrainingArguments("out", #{ learning_rate: 2e-5 });
+    /// expect(args.output_dir == "out" && args.learning_rate == 2e-5, "both");
+    /// ```
+    #[rhai_fn(name = "TrainingArguments", return_raw)]
+    pub fn of_folder_with(
+        context: NativeCallContext,
+        output_dir: ImmutableString,
+        options: Map,
+    ) -> ScriptResult<TrainingArguments> {
+        let mut options = options;
+        if options.insert("output_dir".into(), output_dir.into()).is_some() {
+            let problem = "`output_dir` is given twice: as the first argument, and among the options";
+            return Err(raise(What::Conflict(problem.into()).into()));
+        }
+        TrainingArguments::read(&Session::of(&context), options).map_err(raise)
+    }
+
     /// How to train, with all defaults; checkpoints go to `trainer_output`.
     ///
     /// ```rhai

@@ -6,6 +6,7 @@
 use rhai::{LexError, ParseErrorType};
 
 use crate::error::nearest;
+use crate::host::elsewhere;
 use crate::host::names::Api;
 
 /// What happened, in people's words.
@@ -56,6 +57,9 @@ pub(crate) fn hint(error: &ParseErrorType, text: &str, line: usize, column: usiz
             _ => return near_variable(name, text, api),
         }),
         P::ModuleUndefined(name) => {
+            if let Some(hint) = elsewhere::namespace(name) {
+                return Some(hint.into());
+            }
             let aliases = declared(text, &["as"]);
             let known = api.namespaces.iter().map(String::as_str).chain(aliases.iter().map(String::as_str));
             nearest(name, known).map(|near| format!("did you mean `{near}`?"))

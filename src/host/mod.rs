@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod check;
 pub mod diagnostics;
+mod elsewhere;
 pub mod engine;
 pub mod explain;
 pub mod limits;

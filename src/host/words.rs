@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rhai::{Engine, EvalAltResult};
 
 use crate::error::nearest;
+use crate::host::elsewhere;
 use crate::host::limits::MAX_CALL_LEVELS;
 use crate::host::mistakes::{self, lowered};
 use crate::host::names::{Api, Function};
@@ -149,11 +150,31 @@ impl<'a> Words<'a> {
             Some(_) => format!("there is no function `{name}` for {arguments}"),
             None => format!("there is no function `{name}`"),
         };
+        if let Some(hint) = self.not_a_function(name) {
+            return (message, Some(hint));
+        }
         if let Some(other) = mistakes::other_name(name) {
             return (message, Some(format!("it is called `{other}`")));
         }
         let near = api.nearest_call(name, own.iter().map(|(function, _)| function.as_str()));
         (message, near.map(|near| format!("did you mean `{near}`?")))
+    }
+
+    /// What to write where a name is called that is a value or a namespace here, or a function elsewhere.
+    fn not_a_function(&self, name: &str) -> Option<String> {
+        if mistakes::declared(&self.text, &["let", "const"]).iter().any(|known| known == name) {
+            return Some(format!(
+                "`{name}` is a value and not a function: write `{name}.encode(...)` of a tokenizer, `{name}.predict(...)` of a pipeline, `{name}.forward(...)` of a model"
+            ));
+        }
+        let inside = self.api.functions.iter().filter(|function| function.namespace.as_deref() == Some(name));
+        let mut calls: Vec<String> = inside.map(|function| format!("`{name}::{}(...)`", function.name)).collect();
+        calls.sort();
+        calls.dedup();
+        if !calls.is_empty() {
+            return Some(format!("`{name}` is a namespace: write {}", calls.join(" or ")));
+        }
+        elsewhere::function(name).map(str::to_string)
     }
 
     fn operator_hint(&self, name: &str, types: &[String]) -> Option<String> {

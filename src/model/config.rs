@@ -15,11 +15,12 @@ pub struct ModelConfig {
 }
 
 /// Keys that config.json files of any family may have; none changes what is computed here.
-const COMMON_KEYS: [&str; 12] = [
+const COMMON_KEYS: [&str; 14] = [
     "_name_or_path",
     "architectures",
     "dtype",
     "finetuning_task",
+    "n_ctx",
     "gradient_checkpointing",
     "output_past",
     "position_embedding_type",
@@ -28,6 +29,21 @@ const COMMON_KEYS: [&str; 12] = [
     "transformers_version",
     "use_return_dict",
     "return_dict",
+    "task_specific_params",
+];
+
+/// Options of Hugging Face's `from_pretrained` that are no keys of a configuration.
+const OF_TORCH: [&str; 10] = [
+    "attn_implementation",
+    "cache_dir",
+    "device_map",
+    "force_download",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "quantization_config",
+    "token",
+    "trust_remote_code",
+    "use_safetensors",
 ];
 
 /// What a classification head is trained for; Hugging Face's `problem_type`.
@@ -123,6 +139,9 @@ impl ModelConfig {
                 let all =
                     LABELS.into_iter().chain(options).chain(known.keys().chain(self.map.keys()).map(String::as_str));
                 return Err(match crate::error::nearest(key, all) {
+                    _ if OF_TORCH.contains(&key.as_str()) => {
+                        error.hint("leave it out: it says how PyTorch loads a model, and not which")
+                    }
                     Some(near) => error.hint(format!("did you mean `{near}`?")),
                     None => error.hint("it takes `num_labels`, `id2label`, `problem_type`, and any key of config.json"),
                 });

@@ -438,7 +438,10 @@ impl Trainer {
     }
 
     /// Appends to the log history and announces the log. Returns it with its epoch.
-    pub(super) fn log(&mut self, logs: Map<String, Json>, hooks: &mut Hooks<'_>) -> Result<Map<String, Json>> {
+    ///
+    /// # Errors
+    /// Those of the callbacks.
+    pub fn log(&mut self, logs: Map<String, Json>, hooks: &mut Hooks<'_>) -> Result<Map<String, Json>> {
         let logs = self.state.log(logs);
         self.announce(Event::Log, hooks, &Extra { logs: Some(&logs), ..Extra::default() })?;
         Ok(logs)
