@@ -132,6 +132,9 @@ pub enum What {
     /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
+    /// The run was asked to begin again.
+    #[error("the run was ended: {0}")]
+    Interrupted(String),
     /// An invariant of the program does not hold: a defect of ours.
     #[error("internal error: {0}")]
     Internal(String),

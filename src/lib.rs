@@ -25,6 +25,7 @@
 //! - [`train`]: arguments, trainer, optimizer, schedule, callbacks, checkpoints
 //! - [`pipeline`]: inference for users
 //! - [`report`]: progress, log lines, events, the result of a run
+//! - [`watch`]: what changed on disk
 //! - [`api`]: what a script may call
 //! - [`host`]: the Rhai engine: resolver, limits, diagnostics, reference
 //! - [`cli`]: the commands
@@ -50,6 +51,7 @@ pub mod metrics;
 pub mod train;
 pub mod pipeline;
 pub mod report;
+pub mod watch;
 pub mod api;
 pub mod host;
 pub mod cli;

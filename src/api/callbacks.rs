@@ -10,11 +10,12 @@ use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::api::options::Options;
 use crate::api::run_state::{Control, StateView};
+use crate::api::session::Session;
 use crate::api::training_arguments::{EarlyStopping, TrainingArguments as Arguments};
 use crate::data::Value;
 use crate::error::{Error, Result, What, nearest};
 use crate::head::Model;
-use crate::head::script::convert::{lower, to_dynamic, type_name};
+use crate::head::script::convert::{to_dynamic, type_name};
 use crate::train::TrainingArguments;
 use crate::train::callbacks::{Callback, Event, Extra, TrainerControl};
 use crate::train::state::TrainerState;
@@ -85,6 +86,7 @@ pub(super) struct ScriptCallback<'a> {
     pub(super) arguments: Arguments,
     pub(super) view: StateView,
     pub(super) model: Model,
+    pub(super) session: Session,
 }
 
 impl Callback for ScriptCallback<'_> {
@@ -110,7 +112,12 @@ impl Callback for ScriptCallback<'_> {
                 }
             }
             let args = (self.arguments.clone(), self.view.clone(), shared.clone(), map);
-            let _: Dynamic = function.call_within_context(self.context, args).map_err(lower)?;
+            let (live, reporter) = (self.session.live(), self.session.reporter());
+            let _: Dynamic = live.call(self.context, function, args, |error| {
+                // What a callback that failed has set counts as little as the callback.
+                *shared.flags() = *control;
+                live.roll_back(error, reporter)
+            })?;
             *control = *shared.flags();
         }
         Ok(())

@@ -5,6 +5,7 @@ use rhai::{Dynamic, FnPtr, NativeCallContext};
 
 use crate::api::model_output::ModelOutput;
 use crate::api::options::Options;
+use crate::api::session::Session;
 use crate::batch::Batch;
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{lower, type_name};
@@ -38,12 +39,21 @@ impl LossFunction {
         }
     }
 
+    /// The function, with its number of parameters.
+    pub(super) fn called(&self) -> (&FnPtr, usize) {
+        match self {
+            LossFunction::OfBatch(function) => (function, 2),
+            LossFunction::OfWindow(function) => (function, 3),
+        }
+    }
+
     /// The loss during one call of the trainer.
     pub(super) fn hook<'a>(&'a self, context: &'a NativeCallContext<'a>, model: Model) -> ComputeLoss<'a> {
+        let live = Session::of(context).live().clone();
         match self {
             LossFunction::OfBatch(function) => ComputeLoss::OfBatch(Box::new(move |output: &Output, batch: &Batch| {
                 let args = (output_to_dynamic(output), batch.clone());
-                scalar("compute_loss", function.call_within_context(context, args).map_err(lower)?)
+                scalar("compute_loss", live.call_once(context, function, args).map_err(lower)?)
             })),
             LossFunction::OfWindow(function) => {
                 ComputeLoss::OfWindow(Box::new(move |output: &Output, batch: &Batch, n_items: Option<usize>| {
@@ -51,7 +61,7 @@ impl LossFunction {
                     let labels = batch.columns.get("labels").map_or(Dynamic::UNIT, |one| Dynamic::from(one.clone()));
                     let n_items = n_items.map_or(Dynamic::UNIT, |count| Dynamic::from(count as i64));
                     let args = (outputs, labels, n_items);
-                    scalar("compute_loss_func", function.call_within_context(context, args).map_err(lower)?)
+                    scalar("compute_loss_func", live.call_once(context, function, args).map_err(lower)?)
                 }))
             }
         }

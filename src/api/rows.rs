@@ -5,6 +5,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use rhai::{Array, Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext};
 
+use crate::api::session::Session;
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Place, Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, row_to_dynamic, type_name};
@@ -128,6 +129,13 @@ pub(super) enum Indices {
 }
 
 impl PerRow<'_> {
+    /// A new text of the function comes too late for these rows.
+    fn note_use(&self) {
+        if !self.function.is_anonymous() {
+            Session::of(self.context).live().note_use(self.function.fn_name());
+        }
+    }
+
     fn call(&self, index: usize, row: &Row) -> ScriptResult<Dynamic> {
         let argument = row_to_dynamic(row);
         let result = match self.indices {
@@ -156,6 +164,7 @@ impl PerRow<'_> {
 
     /// The rows that the function makes of each row: its maps, laid over the row without its `removed` columns.
     pub(super) fn map(&self, removed: &[String]) -> ScriptResult<Dataset> {
+        self.note_use();
         removed.iter().try_for_each(|column| self.data.require_column(column)).map_err(raise)?;
         self.data.expand(|index, row| {
             let result = self.call(index, row)?;
@@ -170,6 +179,7 @@ impl PerRow<'_> {
 
     /// The rows for which the function gives true.
     pub(super) fn filter(&self) -> ScriptResult<Dataset> {
+        self.note_use();
         self.data.retain(|index, row| {
             let result = self.call(index, row)?;
             result.as_bool().map_err(|_| {

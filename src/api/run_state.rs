@@ -6,6 +6,7 @@ use rhai::Array;
 use rhai::plugin::*;
 
 use crate::api::callbacks::json_to_dynamic;
+use crate::api::session::Session;
 use crate::train::callbacks::TrainerControl;
 use crate::train::state::TrainerState;
 
@@ -58,6 +59,20 @@ impl Control {
 /// What a run remembers of itself.
 #[export_module]
 mod state_functions {
+    /// The number of the update that a trainer is making, from 1; 0 before the first one.
+    ///
+    /// It counts from the moment before the update to the moment before the next one, so that evaluations and callbacks
+    /// after an update belong to it. A function that is to change with an update can ask for it.
+    ///
+    /// ```rhai
+    /// expect(current_update() == 0, "nothing is being trained");
+    /// fn weight() { if current_update() <= 100 { 1.0 } else { 0.5 } }
+    /// expect(weight() == 1.0, "from update 101 on it is a half");
+    /// ```
+    pub fn current_update(context: NativeCallContext) -> i64 {
+        Session::of(&context).live().update() as i64
+    }
+
     /// How many updates have been made.
     ///
     /// ```rhai

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::Device;
 use rhai::NativeCallContext;
 
+use crate::api::live::Live;
 use crate::data::files::Places;
 use crate::error::{Result, What};
 use crate::head::{Model, Task, WeakModel};
@@ -34,6 +35,9 @@ struct Shared {
     tasks: Arc<TaskLoader>,
     recipe: PathBuf,
     models: Mutex<Vec<WeakModel>>,
+    live: Live,
+    /// A run's folder, and the one that it is to be written to instead.
+    redirect: Mutex<Option<(String, String)>>,
 }
 
 /// What a session is made of.
@@ -71,6 +75,8 @@ impl Session {
             tasks: settings.tasks,
             recipe: settings.recipe,
             models: Mutex::default(),
+            live: Live::default(),
+            redirect: Mutex::default(),
         }))
     }
 
@@ -92,6 +98,24 @@ impl Session {
     /// Never: `host::engine` tags every engine with a session.
     pub fn of(context: &NativeCallContext) -> Session {
         context.tag().and_then(|tag| tag.clone().try_cast::<Session>()).expect("every engine is tagged with a session")
+    }
+
+    /// What may change while the run goes on.
+    pub fn live(&self) -> &Live {
+        &self.0.live
+    }
+
+    /// Whatever has the folder `from` as its `output_dir` is to have `to`.
+    pub fn redirect(&self, from: &str, to: &str) {
+        *self.0.redirect.lock().unwrap_or_else(PoisonError::into_inner) = Some((from.into(), to.into()));
+    }
+
+    /// Puts the folder in place that `output_dir` is to be written to.
+    pub(super) fn redirected(&self, output_dir: &mut String) {
+        let redirect = self.0.redirect.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, to)) = redirect.as_ref().filter(|(from, _)| from == output_dir) {
+            output_dir.clone_from(to);
+        }
     }
 
     /// Where names are looked up.

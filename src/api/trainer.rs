@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rhai::plugin::*;
-use rhai::{FnPtr, Map};
+use rhai::{EvalAltResult, FnPtr, Map, Position};
 use serde_json::Value as Json;
 
-use crate::api::callbacks::{self, CallbackSetting, Follow, ScriptCallback, json_to_dynamic};
+use crate::api::callbacks::{self, CallbackSetting, json_to_dynamic};
 use crate::api::compute_loss::LossFunction;
 use crate::api::model_init::{Loads, fresh_model};
 use crate::api::options::Options;
@@ -20,11 +20,10 @@ use crate::api::trainer_data::{dataset, evaluation_data, predictions_map};
 use crate::api::training_arguments::TrainingArguments as Arguments;
 use crate::data::Dataset;
 use crate::error::{Error, Result, What};
-use crate::head::script::convert::{ScriptResult, from_dynamic, lower, raise, type_name};
-use crate::head::{Model, Predictions};
-use crate::report::{Bars, RunCallback};
+use crate::head::Model;
+use crate::head::script::convert::{ScriptResult, raise, type_name};
 use crate::tokenizer::Tokenizer;
-use crate::train::{EvaluationData, Hooks, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint};
+use crate::train::{EvaluationData, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint};
 
 /// Options of Hugging Face's Trainer that are not there, and what to do instead.
 const REFUSED: [(&str, &str); 2] = [
@@ -175,40 +174,14 @@ impl ScriptTrainer {
         &self.0.view
     }
 
-    pub(super) fn hooks<'a>(&'a self, context: &'a NativeCallContext<'a>) -> Hooks<'a> {
-        let session = Session::of(context);
-        let reporter = session.reporter().clone();
-        let bars = if self.0.arguments.get().disable_tqdm { Bars::Hidden } else { Bars::Shown };
-        let mut hooks = Hooks {
-            notes: Some(Box::new({
-                let reporter = reporter.clone();
-                move |text: &str| reporter.note(text)
-            })),
-            ..Hooks::default()
-        };
-        hooks.callbacks.push(Box::new(Follow(self.0.view.clone())));
-        hooks.callbacks.push(Box::new(RunCallback::new(reporter, bars)));
-        for callback in self.callbacks().iter() {
-            match callback {
-                CallbackSetting::EarlyStopping(early) => hooks.callbacks.push(Box::new(early.callback())),
-                CallbackSetting::Script(functions) => hooks.callbacks.push(Box::new(ScriptCallback {
-                    context,
-                    functions: functions.clone(),
-                    arguments: self.0.arguments.clone(),
-                    view: self.0.view.clone(),
-                    model: self.model().clone(),
-                })),
-            }
-        }
-        if let Some(function) = &self.0.compute_metrics {
-            hooks.compute_metrics = Some(Box::new(move |predictions: &Predictions| {
-                let argument = predictions_map(predictions);
-                let value = function.call_within_context::<Dynamic>(context, (argument,)).map_err(lower)?;
-                from_dynamic(&value)
-            }));
-        }
-        hooks.compute_loss = self.0.compute_loss.as_ref().map(|function| function.hook(context, self.model().clone()));
-        hooks
+    /// The recipe's own metrics.
+    pub(super) fn compute_metrics(&self) -> Option<&FnPtr> {
+        self.0.compute_metrics.as_ref()
+    }
+
+    /// The recipe's own loss.
+    pub(super) fn compute_loss(&self) -> Option<&LossFunction> {
+        self.0.compute_loss.as_ref()
     }
 
     fn train(&self, context: &NativeCallContext, resume: Option<Resume>) -> Result<Map> {
@@ -224,10 +197,12 @@ impl ScriptTrainer {
             Some(Resume::Latest) => Some(checkpoint::latest(Path::new(&trainer.args().output_dir))?),
             Some(Resume::From(path)) => Some(PathBuf::from(path)),
         };
+        let session = Session::of(context);
+        let _training = session.live().training(&trainer.args().output_dir, session.reporter());
         let output = trainer.train(folder, &mut self.hooks(context));
         self.0.view.follow(trainer.state());
         let output = output?;
-        let reporter = Session::of(context).reporter().clone();
+        let reporter = session.reporter().clone();
         reporter.set_result("train", Json::Object(output.metrics.clone()));
         reporter.set_result("output_dir", Json::from(trainer.args().output_dir.clone()));
         let mut map = Map::new();
@@ -239,7 +214,13 @@ impl ScriptTrainer {
 
     fn evaluate(&self, context: &NativeCallContext, data: Option<EvaluationData>) -> Result<Dynamic> {
         let mut trainer = self.lock()?;
-        let metrics = trainer.evaluate(data.as_ref(), &mut self.hooks(context));
+        let hooks = &mut self.hooks(context);
+        let metrics = loop {
+            match trainer.evaluate(data.as_ref(), hooks) {
+                Err(error) if hooks.mends(&error) => {}
+                done => break done,
+            }
+        };
         self.0.view.follow(trainer.state());
         Ok(json_to_dynamic(&metrics?))
     }
@@ -250,6 +231,14 @@ impl ScriptTrainer {
         let mut map = predictions_map(&evaluation.predictions);
         map.insert("metrics".into(), json_to_dynamic(&evaluation.metrics));
         Ok(map)
+    }
+}
+
+/// A run that begins again ends the script, whatever it catches.
+fn raise_end(error: Error) -> Box<EvalAltResult> {
+    match error.what() {
+        What::Interrupted(_) => Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(error), Position::NONE)),
+        _ => raise(error),
     }
 }
 
@@ -301,7 +290,7 @@ mod trainer_functions {
     /// ```
     #[rhai_fn(pure, return_raw)]
     pub fn train(context: NativeCallContext, trainer: &mut ScriptTrainer) -> ScriptResult<Map> {
-        trainer.train(&context, None).map_err(raise)
+        trainer.train(&context, None).map_err(raise_end)
     }
 
     /// Trains on from a checkpoint: `#{ resume_from_checkpoint: true }` takes the newest of `output_dir`, a path takes that one.
@@ -336,7 +325,7 @@ mod trainer_functions {
             options.finish()?;
             Ok(resume)
         };
-        read().and_then(|resume| trainer.train(&context, resume)).map_err(raise)
+        read().and_then(|resume| trainer.train(&context, resume)).map_err(raise_end)
     }
 
     /// Evaluates on the trainer's `eval_dataset`. Gives `eval_loss`, the metrics with `eval_` before their names, and the speed.

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rhai::plugin::*;
 use rhai::{Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 
+use crate::api::changes::{self, Change};
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::data::Value;
@@ -17,7 +18,7 @@ use crate::train;
 
 /// Training arguments as a script holds them. All clones are the same arguments: what is set in one shows in all.
 #[derive(Clone, Debug)]
-pub struct TrainingArguments(Arc<RwLock<Arc<train::TrainingArguments>>>);
+pub struct TrainingArguments(Arc<RwLock<Arc<train::TrainingArguments>>>, Arc<[Change]>);
 
 /// Early stopping as a script holds it: settings, from which a trainer makes a callback of its own.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +39,12 @@ impl EarlyStopping {
 impl TrainingArguments {
     /// A handle to arguments.
     pub fn new(args: train::TrainingArguments) -> Self {
-        TrainingArguments(Arc::new(RwLock::new(Arc::new(args))))
+        TrainingArguments(Arc::new(RwLock::new(Arc::new(args))), Arc::default())
+    }
+
+    /// What the recipe changes while a run goes on.
+    pub fn changes(&self) -> &Arc<[Change]> {
+        &self.1
     }
 
     /// The arguments as they are now.
@@ -68,7 +74,8 @@ impl TrainingArguments {
         Ok(())
     }
 
-    fn read(session: &Session, options: Map) -> Result<Self> {
+    fn read(session: &Session, mut options: Map) -> Result<Self> {
+        let changes = options.remove("changes").filter(|changes| !changes.is_unit());
         // An unknown name says more than the type of its value, which may be no data at all.
         let is_unknown = |key: &str| !train::TrainingArguments::keys().any(|known| known == key);
         if let Some((key, _)) = options.iter().find(|(key, value)| is_unknown(key) && from_dynamic(value).is_err()) {
@@ -83,7 +90,9 @@ impl TrainingArguments {
             args.seed = session.seed();
             args.data_seed = None;
         }
-        Ok(TrainingArguments::new(args))
+        session.redirected(&mut args.output_dir);
+        let changes = changes.map(|changes| changes::read(changes, &args)).transpose()?.unwrap_or_default();
+        Ok(TrainingArguments(TrainingArguments::new(args).0, changes.into()))
     }
 
     fn property(&self, name: &str) -> Result<Dynamic> {
@@ -114,7 +123,9 @@ mod training_arguments {
     /// How to train, with Hugging Face's names and defaults.
     ///
     /// Every argument either works, is accepted with a note because it changes nothing here, or is refused with the
-    /// reason. Values are read as properties. `--seed` on the command line wins over `seed`.
+    /// reason. Values are read as properties. `--seed` on the command line wins over `seed`. `changes` is a list of what is to
+    /// change while the run goes on, each before the update after `step`: `#{ step: 100, learning_rate: 1e-5 }`, with
+    /// `lr_policy` where the schedule is not to keep its shape, and `evaluate`, `save` or `stop`.
     ///
     /// ```rhai
     /// let args = TrainingArguments(#{

@@ -40,6 +40,14 @@ macro_rules! commands {
 commands![
     /// Run a recipe
     run::Run,
+    /// Run a recipe, take up its edits while it runs, and run it again where that cannot be
+    watch::Watch,
+    /// Look at a run that is at work, or change it
+    ctl::Ctl,
+    /// Repeat a run that was watched, with its edits at their updates
+    replay::Replay,
+    /// Write a recipe that does from its start what a run did with its edits
+    bake::Bake,
     /// Compile a recipe and all its imports, and say what is wrong
     check::Check,
     /// Use a saved model on a text, or on every line of standard input
@@ -47,6 +55,8 @@ commands![
     /// Print the reference of everything a script may call
     reference::Reference,
 ];
+
+mod watched;
 
 /// What the help says of the environment.
 const ENVIRONMENT: &str = "\
@@ -102,6 +112,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// The same, with other scripts to show lines of.
+    fn with(&self, sources: &Sources) -> Context {
+        Context { globals: self.globals.clone(), reporter: self.reporter.clone(), sources: sources.clone() }
+    }
+
     /// The settings of a run of `recipe`, with `name=value` arguments.
     ///
     /// # Errors

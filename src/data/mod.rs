@@ -7,6 +7,7 @@ pub mod configs;
 pub mod conll;
 pub mod csv;
 mod dataset;
+pub mod digest;
 mod download;
 pub mod embedded;
 pub mod files;

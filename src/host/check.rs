@@ -67,7 +67,7 @@ impl Checker<'_> {
             }
         };
         self.checked.asked.learn(&ast);
-        self.calls(name, &ast);
+        self.checked.problems.extend(unknown_calls(&self.api, name, &ast));
         for (path, position) in imports(&ast) {
             let imported = imported_name(name, &path);
             let place = location(name, position);
@@ -81,44 +81,45 @@ impl Checker<'_> {
         }
     }
 
-    /// Calls of plain functions and of namespaces that the engine knows; methods depend on values.
-    fn calls(&mut self, name: &str, ast: &AST) {
-        let own: BTreeSet<String> = ast.iter_functions().map(|function| function.name.to_string()).collect();
-        let mut unknown = Vec::new();
-        ast.walk(&mut |path| {
-            let Some(call) = called(path) else { return true };
-            let (is_method, position) = match path.last() {
-                Some(ASTNode::Expr(Expr::MethodCall(_, position))) => (true, *position),
-                Some(ASTNode::Expr(Expr::FnCall(_, position))) => (false, *position),
-                Some(ASTNode::Stmt(statement)) => (false, statement.position()),
-                _ => (true, Position::NONE),
-            };
-            if is_method || call.op_token.is_some() {
-                return true;
-            }
-            let namespace = call.namespace.to_string();
-            let namespace = namespace.trim_end_matches("::");
-            let full = if namespace.is_empty() { call.name.to_string() } else { format!("{namespace}::{}", call.name) };
-            let can_tell = namespace.is_empty() || self.api.namespaces.iter().any(|known| known == namespace);
-            let is_own = namespace.is_empty() && (own.contains(&*call.name) || BUILT_IN.contains(&&*call.name));
-            if can_tell && !is_own && self.api.called(&full).next().is_none() {
-                unknown.push((full, position));
-            }
-            true
-        });
-        for (call, position) in unknown {
-            let error = Error::new(What::Script(format!("there is no function `{call}`")));
-            let error = match self.api.nearest_call(&call, own.iter().map(String::as_str)) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            };
-            self.problem(&error, location(name, position));
-        }
-    }
-
     fn problem(&mut self, error: &Error, location: Option<Location>) {
         self.checked.problems.push(Diagnostic { location, ..Diagnostic::from(error) });
     }
+}
+
+/// Calls of plain functions and of namespaces that the engine knows; methods depend on values.
+pub(crate) fn unknown_calls(api: &Api, name: &str, ast: &AST) -> Vec<Diagnostic> {
+    let own: BTreeSet<String> = ast.iter_functions().map(|function| function.name.to_string()).collect();
+    let mut unknown = Vec::new();
+    ast.walk(&mut |path| {
+        let Some(call) = called(path) else { return true };
+        let (is_method, position) = match path.last() {
+            Some(ASTNode::Expr(Expr::MethodCall(_, position))) => (true, *position),
+            Some(ASTNode::Expr(Expr::FnCall(_, position))) => (false, *position),
+            Some(ASTNode::Stmt(statement)) => (false, statement.position()),
+            _ => (true, Position::NONE),
+        };
+        if is_method || call.op_token.is_some() {
+            return true;
+        }
+        let namespace = call.namespace.to_string();
+        let namespace = namespace.trim_end_matches("::");
+        let full = if namespace.is_empty() { call.name.to_string() } else { format!("{namespace}::{}", call.name) };
+        let can_tell = namespace.is_empty() || api.namespaces.iter().any(|known| known == namespace);
+        let is_own = namespace.is_empty() && (own.contains(&*call.name) || BUILT_IN.contains(&&*call.name));
+        if can_tell && !is_own && api.called(&full).next().is_none() {
+            unknown.push((full, position));
+        }
+        true
+    });
+    let problem = |(call, position): (String, Position)| {
+        let error = Error::new(What::Script(format!("there is no function `{call}`")));
+        let error = match api.nearest_call(&call, own.iter().map(String::as_str)) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error,
+        };
+        Diagnostic { location: location(name, position), ..Diagnostic::from(&error) }
+    };
+    unknown.into_iter().map(problem).collect()
 }
 
 fn location(file: &str, position: Position) -> Option<Location> {

@@ -4,18 +4,27 @@
 //! flow out. What a script may call is left to `api`, the command line to `cli`.
 
 pub mod arguments;
+pub mod bake;
 pub mod check;
+pub mod control;
 pub mod diagnostics;
 mod elsewhere;
+mod diff;
 pub mod engine;
 pub mod explain;
+pub mod keys;
 pub mod limits;
 mod mistakes;
 pub mod names;
+mod pieces;
+mod reach;
 pub mod reference;
+pub mod reload;
+pub mod replay;
 pub mod resolver;
 pub mod run;
 pub mod sources;
 pub mod tasks;
 mod tokens;
+pub mod watching;
 mod words;

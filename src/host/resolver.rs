@@ -11,7 +11,7 @@ use rhai::{Engine, EvalAltResult, GlobalRuntimeState, Module, ModuleResolver, Po
 use crate::data::files::Places;
 use crate::error::{Error, What};
 use crate::head::script::convert::raise;
-use crate::host::sources::{Sources, imported_name, read_script};
+use crate::host::sources::{Sources, imported_name};
 
 type SharedModule = Shared<Module>;
 type Resolved<T> = Result<T, Box<EvalAltResult>>;
@@ -63,7 +63,7 @@ impl Resolver {
             let error = Error::new(What::Conflict(format!("`{name}` imports itself: {cycle}")));
             return Err(here(error.hint("move what both need into a third script")));
         }
-        let text = read_script(&self.places, &name).map_err(&here)?;
+        let text = self.sources.read(&self.places, &name).map_err(&here)?;
         self.sources.record(importer, &name, &text);
         if let Some(module) = self.kept(&name, &text) {
             return Ok(module);
@@ -98,7 +98,7 @@ impl Resolver {
         let kept = state.modules.get(name)?;
         let unchanged = kept.made_from.iter().all(|(part, old)| match part == name {
             true => **old == *text,
-            false => read_script(&self.places, part).is_ok_and(|now| now == **old),
+            false => self.sources.read(&self.places, part).is_ok_and(|now| now == **old),
         });
         let (module, made_from) = unchanged.then(|| (kept.module.clone(), kept.made_from.clone()))?;
         if let Some((_, outer)) = state.loading.last_mut() {

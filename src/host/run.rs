@@ -11,18 +11,20 @@ use rhai::{AST, Engine, Scope};
 
 use crate::api::session::{Session, SessionSettings};
 use crate::data::files::Places;
-use crate::error::{Error, What};
+use crate::error::{Error, Result, What};
 use crate::host::arguments::{Asked, imports};
 use crate::host::diagnostics::{Diagnostic, Outcome};
 use crate::host::engine::engine;
 use crate::host::explain::{explain, explain_error};
 use crate::host::limits::Deadline;
 use crate::host::resolver::compile;
-use crate::host::sources::{Sources, imported_name, read_script};
-use crate::host::tasks::loader;
+use crate::host::sources::{Sources, imported_name};
+use crate::host::tasks::{Registry, loader};
 use crate::report::Reporter;
+use crate::train::ledger::Start;
 
 /// What a run is made of.
+#[derive(Clone)]
 pub struct RunSettings {
     /// The recipe, as the user names it.
     pub recipe: PathBuf,
@@ -56,24 +58,50 @@ pub struct Host {
     pub sources: Sources,
     /// The time by which a call must have ended.
     pub deadline: Deadline,
+    /// The tasks of its models.
+    pub tasks: Registry,
     arguments: BTreeMap<String, String>,
+    seed: Option<u64>,
 }
 
 impl Host {
     /// Makes a session and its engine; nothing is read yet. Every script that is read will be added to `sources`.
     pub fn new(settings: RunSettings, sources: &Sources) -> Self {
-        let (sources, deadline) = (sources.clone(), Deadline::default());
+        let (sources, deadline, tasks) = (sources.clone(), Deadline::default(), Registry::default());
         let session = Session::new(SessionSettings {
             places: Places { roots: roots(&settings.recipe), stdlib: settings.stdlib },
             device: settings.device,
             reporter: settings.reporter,
             arguments: settings.arguments.clone(),
             seed: settings.seed,
-            tasks: loader(&sources, &deadline),
+            tasks: loader(&sources, &deadline, &tasks),
             recipe: settings.recipe,
         });
+        session.live().end_by(&deadline);
         let engine = engine(session.clone(), &sources, &deadline);
-        Host { engine, session, sources, deadline, arguments: settings.arguments }
+        Host { engine, session, sources, deadline, tasks, arguments: settings.arguments, seed: settings.seed }
+    }
+
+    /// Records the run in the folder of the first trainer that trains, for `retune replay` and `retune bake`.
+    ///
+    /// # Errors
+    /// A recipe that cannot be read.
+    pub fn record(&self) -> Result<()> {
+        let recipe = self.recipe_name();
+        let text = self.sources.read(self.session.places(), &recipe)?;
+        self.sources.add(&recipe, &text);
+        let start = Start {
+            recipe,
+            working_dir: std::env::current_dir().unwrap_or_default(),
+            arguments: self.arguments.clone(),
+            seed: self.seed,
+            stdlib: self.session.places().stdlib.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Start::default()
+        };
+        let sources = self.sources.clone();
+        self.session.live().book().record_as(start, Box::new(move || sources.texts()));
+        Ok(())
     }
 
     /// The recipe's name in messages.
@@ -87,7 +115,7 @@ impl Host {
     /// A recipe that cannot be read or compiled, or an unknown argument.
     pub fn compile(&self) -> Outcome<AST> {
         let name = self.recipe_name();
-        let text = read_script(self.session.places(), &name)?;
+        let text = self.sources.read(self.session.places(), &name)?;
         self.sources.add(&name, &text);
         let ast = compile(&self.engine, &name, &text).map_err(|error| self.explain(&error))?;
         if !self.arguments.is_empty() {
@@ -138,7 +166,7 @@ impl Host {
                 continue;
             }
             seen.push(imported.clone());
-            let text = read_script(self.session.places(), &imported);
+            let text = self.sources.read(self.session.places(), &imported);
             match text.ok().and_then(|text| compile(&self.engine, &imported, &text).ok()) {
                 Some(ast) => self.learn(asked, &imported, &ast, seen),
                 None => asked.computed = true,

@@ -15,10 +15,22 @@ use crate::tensor::rng::stream_hash;
 #[derive(Clone, Debug, Default)]
 pub struct Sources(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
+/// Told of each script that is read, with its text.
+pub type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
+
+#[derive(Default)]
 struct Inner {
     texts: BTreeMap<String, Arc<str>>,
     imports: Vec<Import>,
+    /// Whether a script that was read once is never read from disk again.
+    held: bool,
+    listener: Option<Arc<Listener>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources").field("texts", &self.texts).field("imports", &self.imports).finish_non_exhaustive()
+    }
 }
 
 /// One edge of the import graph.
@@ -36,13 +48,65 @@ impl Sources {
     /// Keeps the text of the script `name`; a newer text replaces an older one.
     pub fn add(&self, name: &str, text: &str) -> Arc<str> {
         let text: Arc<str> = text.into();
-        self.lock().texts.insert(name.to_string(), text.clone());
+        let listener = {
+            let mut inner = self.lock();
+            inner.texts.insert(name.to_string(), text.clone());
+            inner.listener.clone()
+        };
+        if let Some(listener) = listener {
+            listener(name, &text);
+        }
         text
+    }
+
+    /// Tells `listener` of each script that was read and that will be.
+    pub fn listen(&self, listener: Listener) {
+        let listener = Arc::new(listener);
+        let texts = {
+            let mut inner = self.lock();
+            inner.listener = Some(listener.clone());
+            inner.texts.clone()
+        };
+        texts.iter().for_each(|(name, text)| listener(name, text));
+    }
+
+    /// Tells nobody any longer.
+    pub fn stop_listening(&self) {
+        drop(self.lock().listener.take());
     }
 
     /// The text of the script `name`.
     pub fn text(&self, name: &str) -> Option<Arc<str>> {
         self.lock().texts.get(name).cloned()
+    }
+
+    /// From now on a script that was read keeps its text, whatever becomes of its file: a run that is watched takes
+    /// up a new text when it has been tried, and not when it is imported again.
+    pub fn hold(&self) {
+        self.lock().held = true;
+    }
+
+    /// The text of the script `name`: the one that is held, else that of its file.
+    ///
+    /// # Errors
+    /// As [`read_script`].
+    pub fn read(&self, places: &Places, name: &str) -> Result<String> {
+        let held = {
+            let inner = self.lock();
+            inner.held.then(|| inner.texts.get(name).cloned()).flatten()
+        };
+        held.map_or_else(|| read_script(places, name), |text| Ok(text.to_string()))
+    }
+
+    /// All texts by name.
+    pub fn texts(&self) -> BTreeMap<String, Arc<str>> {
+        self.lock().texts.clone()
+    }
+
+    /// Holds these texts and no others.
+    pub fn hold_only(&self, texts: BTreeMap<String, Arc<str>>) {
+        let mut inner = self.lock();
+        (inner.texts, inner.held) = (texts, true);
     }
 
     /// The names of all scripts, sorted.

@@ -9,6 +9,7 @@
 //! - `lines`: how numbers and log lines look
 //! - `callback`: the trainer's events, shown
 //! - `progress`: the bars and lines of a training run
+//! - `prompt`: a line in which somebody types
 //! - `load`: the report on loaded weights
 //! - `trials`: the trials of a search, and their table
 //! - `plot`: the learning-rate finder's curve
@@ -21,6 +22,7 @@ mod lines;
 mod load;
 mod plot;
 mod progress;
+mod prompt;
 mod record;
 mod streams;
 mod trials;
@@ -35,6 +37,7 @@ use serde_json::{Map, Value};
 pub use crate::head::LoadReport;
 pub use callback::RunCallback;
 pub use progress::{Evaluation, Progress};
+pub use prompt::Prompt;
 pub use streams::{Captured, Streams};
 
 use record::Record;
@@ -198,6 +201,11 @@ impl Reporter {
             self.line(&summary);
         }
         self.event("result", record.body());
+    }
+
+    /// A run begins in the same process after one has ended: it has a result of its own.
+    pub fn begin_again(&self) {
+        self.record(|record| *record = Record::default());
     }
 
     fn record<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {

@@ -17,6 +17,8 @@ use crate::error::{Error, Place, Result, What};
 use crate::head::Model;
 use crate::model::save::{to_safetensors, write_file};
 use crate::model::weights::Weights;
+use crate::train::epochs::Origin;
+use crate::train::live_arguments::RateChange;
 use crate::train::optimizer::{AdamW, Moments, OptimizerState};
 use crate::train::state::TrainerState;
 use crate::train::trainer::TrainerSettings;
@@ -40,6 +42,10 @@ pub struct Progress {
     pub skipped_since_log: usize,
     /// Updates left out in all.
     pub skipped: usize,
+    /// From where epochs are counted.
+    pub origin: Origin,
+    /// A rate that was set while the run went on.
+    pub rate: Option<RateChange>,
 }
 
 /// rng_state.json: the generator is a function of seed and step, so there is nothing else to remember of it.
@@ -54,6 +60,10 @@ struct RngState {
     skipped_since_log: usize,
     #[serde(default)]
     skipped: usize,
+    #[serde(default)]
+    origin: Origin,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate: Option<RateChange>,
     schedule: Option<Json>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group_schedules: Option<Json>,
@@ -116,6 +126,8 @@ pub fn save(settings: &TrainerSettings, folder: &Path, optimizer: &AdamW, progre
         last_logged_step: progress.last_logged_step,
         skipped_since_log: progress.skipped_since_log,
         skipped: progress.skipped,
+        origin: progress.origin,
+        rate: progress.rate.clone(),
         schedule: progress.schedule.clone(),
         group_schedules: progress.group_schedules.clone(),
     };
@@ -245,6 +257,8 @@ pub fn load(model: &Model, folder: &Path, optimizer: &mut AdamW) -> Result<Progr
         last_logged_step: rng.last_logged_step,
         skipped_since_log: rng.skipped_since_log,
         skipped: rng.skipped,
+        origin: rng.origin,
+        rate: rng.rate,
     })
 }
 

@@ -96,6 +96,11 @@ impl Trainer {
         Ok(evaluation)
     }
 
+    /// Evaluates `dataset` and forgets the metrics.
+    pub(super) fn try_evaluation(&mut self, dataset: &Dataset, hooks: &mut Hooks<'_>) -> Result<()> {
+        self.run(dataset, "eval", Wanted::Metrics, hooks).map(|_| ())
+    }
+
     fn run(&mut self, dataset: &Dataset, prefix: &str, wanted: Wanted, hooks: &mut Hooks<'_>) -> Result<Evaluation> {
         let started = Instant::now();
         let _precision = self.precision(hooks);

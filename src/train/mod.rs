@@ -11,8 +11,12 @@ pub mod callbacks;
 pub mod checkpoint;
 mod compute_loss;
 mod dry_run;
+pub mod epochs;
 mod evaluation;
 mod foreign_arguments;
+pub mod ledger;
+pub mod live;
+pub mod live_arguments;
 pub mod loader;
 pub mod loop_optimizer;
 pub mod lr_find;
@@ -32,4 +36,4 @@ pub use argument_values::{DryRun, Interval, MatmulPrecision, NanPolicy, Resume, 
 pub use arguments::TrainingArguments;
 pub use compute_loss::{ComputeLoss, LossOfBatch, LossOfWindow};
 pub use evaluation::{Evaluation, EvaluationData};
-pub use trainer::{ComputeMetrics, Hooks, Notes, TrainOutput, Trainer, TrainerSettings};
+pub use trainer::{BetweenUpdates, ComputeMetrics, Hooks, Mend, Notes, TrainOutput, Trainer, TrainerSettings};

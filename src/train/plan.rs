@@ -54,7 +54,7 @@ impl Trainer {
     }
 
     /// The decay of a parameter that no group gives one.
-    fn weight_decay(&self, name: &str) -> f64 {
+    pub(super) fn weight_decay(&self, name: &str) -> f64 {
         if decays(name) { self.settings.args.weight_decay } else { 0.0 }
     }
 

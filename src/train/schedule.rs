@@ -66,6 +66,8 @@ pub struct Schedule {
     initial_lr: f64,
     warmup: f64,
     total: f64,
+    /// The updates that were made before the schedule began.
+    begin: f64,
 }
 
 /// What each form needs besides the steps.
@@ -122,7 +124,7 @@ impl Schedule {
             ScheduleKind::ReduceLrOnPlateau => Form::Plateau(Plateau::new(plateau(&mut kwargs)?, base_lr)),
         };
         kwargs.finish()?;
-        Ok(Schedule { kind, form, base_lr, initial_lr: base_lr, warmup, total })
+        Ok(Schedule { kind, form, base_lr, initial_lr: base_lr, warmup, total, begin: 0.0 })
     }
 
     /// The same schedule for a group of parameters whose own base rate is `initial_lr`, as torch's schedulers have it.
@@ -135,6 +137,12 @@ impl Schedule {
         schedule
     }
 
+    /// The same schedule for the updates behind the first `step` of the run.
+    #[must_use]
+    pub fn beginning_at(self, step: usize) -> Self {
+        Schedule { begin: step as f64, ..self }
+    }
+
     /// The schedule's kind.
     pub fn kind(&self) -> ScheduleKind {
         self.kind
@@ -144,7 +152,7 @@ impl Schedule {
     pub fn lr(&self, step: usize) -> f64 {
         match &self.form {
             Form::Plateau(plateau) => plateau.state.lr,
-            _ => self.initial_lr * self.factor(step as f64),
+            _ => self.initial_lr * self.factor((step as f64 - self.begin).max(0.0)),
         }
     }
 

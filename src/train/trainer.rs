@@ -1,8 +1,8 @@
-//! The trainer: epochs, steps, and what happens between them, in Hugging Face's order.
+//! The trainer: steps, and what happens between them, in Hugging Face's order.
 //!
 //! A model, arguments and data sets flow in; trained weights, a [`TrainerState`] and checkpoints flow out. What is shown,
 //! callbacks, metrics and a loss of the user's own come in as [`Hooks`] with each call, so that the trainer knows nothing
-//! of scripts or terminals.
+//! of scripts or terminals. How a run is cut into epochs is left to `epochs`, what may change meanwhile to `live`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,10 @@ use crate::head::{Model, Predictions, labels, options};
 use crate::tokenizer::Tokenizer;
 use crate::train::callbacks::{Callback, DefaultFlowCallback, Event, Extra, TrainerControl};
 use crate::train::compute_loss::ComputeLoss;
+use crate::train::epochs::Plan;
 use crate::train::evaluation::EvaluationData;
+use crate::train::live::Boundary;
+use crate::train::live_arguments::RateChange;
 use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
 use crate::train::param_groups::{GroupRates, split};
 use crate::train::schedule::{Schedule, ScheduleKind};
@@ -28,6 +31,12 @@ use crate::train::{NanPolicy, SaveInterval, TrainingArguments, checkpoint};
 
 /// Metrics of the user's own: from predictions and labels to a map of numbers.
 pub type ComputeMetrics<'a> = Box<dyn FnMut(&Predictions) -> Result<Value> + 'a>;
+
+/// What is told of the moment before each update.
+pub type BetweenUpdates<'a> = Box<dyn FnMut(&mut Boundary<'_, '_>) -> Result<()> + 'a>;
+
+/// What may mend a failure.
+pub type Mend<'a> = Box<dyn FnMut(&Error) -> bool + 'a>;
 
 /// Takes notes for people.
 pub type Notes<'a> = Box<dyn Fn(&str) + 'a>;
@@ -43,9 +52,18 @@ pub struct Hooks<'a> {
     pub compute_loss: Option<ComputeLoss<'a>>,
     /// Where notes for people go.
     pub notes: Option<Notes<'a>>,
+    /// Told of the moment before each update: what changes a run while it goes on.
+    pub between: Option<BetweenUpdates<'a>>,
+    /// Asked when an update or an evaluation has failed: whether something was changed back, so that it is tried again.
+    pub mend: Option<Mend<'a>>,
 }
 
 impl Hooks<'_> {
+    /// Whether what failed is to be tried again.
+    pub fn mends(&mut self, error: &Error) -> bool {
+        self.mend.as_mut().is_some_and(|mend| mend(error))
+    }
+
     pub(super) fn note(&self, text: &str) {
         if let Some(notes) = &self.notes {
             notes(text);
@@ -73,11 +91,13 @@ pub struct TrainerSettings {
 pub struct Trainer {
     pub(super) settings: TrainerSettings,
     pub(super) state: TrainerState,
-    control: TrainerControl,
+    pub(super) control: TrainerControl,
     /// Encoded data sets, by the address of their rows.
     pub(super) encoded: Vec<(usize, Dataset, Arc<Prepared>)>,
     /// The trial of a search that is running.
     pub(super) trial: Option<TrialState>,
+    /// The first rows of the evaluation data, on which new metrics are tried.
+    pub(super) held: Option<Dataset>,
 }
 
 /// What training gave.
@@ -94,20 +114,26 @@ pub struct TrainOutput {
 /// What goes on between the steps of one run.
 pub(super) struct Run {
     pub(super) optimizer: AdamW,
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
     pub(super) groups: GroupRates,
-    started: Instant,
+    pub(super) plan: Plan,
+    pub(super) prepared: Arc<Prepared>,
+    /// Arguments that wait for the next epoch.
+    pub(super) next_epoch: Vec<(String, Value)>,
+    /// A rate that was set while the run went on.
+    pub(super) rate: Option<RateChange>,
+    pub(super) started: Instant,
     /// Sum of the losses since the last log, and over the whole run.
-    loss_since_log: f64,
-    loss_total: f64,
-    last_logged_step: usize,
-    grad_norm: f64,
-    learning_rate: f64,
+    pub(super) loss_since_log: f64,
+    pub(super) loss_total: f64,
+    pub(super) last_logged_step: usize,
+    pub(super) grad_norm: f64,
+    pub(super) learning_rate: f64,
     /// Updates left out by `nan_policy: "skip"`, since the last log and over the whole run: no loss of theirs is counted.
-    skipped_since_log: usize,
-    skipped: usize,
+    pub(super) skipped_since_log: usize,
+    pub(super) skipped: usize,
     /// Whether every trainable parameter has been seen to have a gradient.
-    gradients_are_complete: bool,
+    pub(super) gradients_are_complete: bool,
 }
 
 impl Trainer {
@@ -132,6 +158,7 @@ impl Trainer {
             control: TrainerControl::default(),
             encoded: Vec::new(),
             trial: None,
+            held: None,
         })
     }
 
@@ -166,116 +193,23 @@ impl Trainer {
         checkpoint::save_model(&self.settings, folder)
     }
 
-    /// Trains, and not as a dry run.
-    pub(super) fn train_whole(&mut self, resume: Option<PathBuf>, hooks: &mut Hooks<'_>) -> Result<TrainOutput> {
-        let started = Instant::now();
-        let dataset = self.training_set()?;
-        let writes = self.settings.args.save_strategy != SaveInterval::No;
-        if writes {
-            checkpoint::check_writable(&self.settings.args.output_dir)?;
-        }
-        let prepared = self.prepared(&dataset, hooks)?;
-        let args = self.settings.args.clone();
-        let _precision = self.precision(hooks);
-        let n_batches = self.batches_per_epoch(prepared.features.len())?;
-        let updates_per_epoch = n_batches.div_ceil(args.gradient_accumulation_steps);
-        let (max_steps, n_epochs) = if args.max_steps > 0 {
-            let steps = args.max_steps as usize;
-            (steps, steps.div_ceil(updates_per_epoch))
-        } else {
-            ((args.num_train_epochs * updates_per_epoch as f64).ceil() as usize, args.num_train_epochs.ceil() as usize)
-        };
-        self.state = TrainerState::new(self.trial.as_ref());
-        self.control = TrainerControl::default();
-        let schedule = args.schedule(max_steps)?;
-        let parameters = self.settings.model.parameters();
-        let mut run = Run {
-            optimizer: self.new_optimizer()?,
-            groups: GroupRates::new(parameters, &args.param_groups, args.learning_rate, &schedule)?,
-            schedule,
-            started,
-            loss_since_log: 0.0,
-            loss_total: 0.0,
-            last_logged_step: 0,
-            grad_norm: 0.0,
-            learning_rate: 0.0,
-            skipped_since_log: 0,
-            skipped: 0,
-            gradients_are_complete: false,
-        };
-        if let Some(folder) = resume {
-            let loaded = checkpoint::load(&self.settings.model, &folder, &mut run.optimizer)?;
-            self.state = loaded.state;
-            run.loss_total = loaded.loss_total;
-            run.last_logged_step = loaded.last_logged_step;
-            run.loss_since_log = loaded.loss_since_log;
-            run.skipped_since_log = loaded.skipped_since_log;
-            run.skipped = loaded.skipped;
-            if let Some(state) = &loaded.schedule {
-                run.schedule.load_state(state)?;
-            }
-            if let Some(state) = &loaded.group_schedules {
-                run.groups.load_state(state)?;
-            }
-            self.load_callback_states(hooks)?;
-            hooks.note(&format!("resumed from {} at step {}", folder.display(), self.state.global_step));
-        }
-        self.state.plan(&args, max_steps, n_epochs);
-        self.control.new_training();
-        self.announce(Event::TrainBegin, hooks, &Extra::default())?;
-        if args.eval_on_start {
-            self.evaluate(None, hooks)?;
-        }
-        let start_step = self.state.global_step;
-        let first_epoch = start_step / updates_per_epoch;
-        for epoch in first_epoch..n_epochs {
-            let skip = if epoch == first_epoch { start_step - first_epoch * updates_per_epoch } else { 0 };
-            self.epoch(epoch, skip, &prepared, n_batches, &mut run, hooks)?;
-            if self.control.should_training_stop {
-                break;
+    /// One update, and again where something that failed in it was changed back: until the optimizer's step nothing is
+    /// different from before.
+    pub(super) fn step(&mut self, window: &[&[usize]], run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+        loop {
+            match self.try_step(window, run, hooks) {
+                Err(error) if hooks.mends(&error) => {}
+                done => return done,
             }
         }
-        self.finish(&mut run, start_step, prepared.features.len(), hooks)
-    }
-
-    /// One epoch, from its `skip`-th update on.
-    fn epoch(
-        &mut self,
-        epoch: usize,
-        skip: usize,
-        prepared: &Prepared,
-        n_batches: usize,
-        run: &mut Run,
-        hooks: &mut Hooks<'_>,
-    ) -> Result<()> {
-        self.control.new_epoch();
-        self.announce(Event::EpochBegin, hooks, &Extra::default())?;
-        let size = self.settings.args.per_device_train_batch_size;
-        let accumulation = self.settings.args.gradient_accumulation_steps;
-        let order = self.layout().order(epoch, prepared);
-        let batches: Vec<&[usize]> = order.chunks(size).take(n_batches).collect();
-        for (number, window) in batches.chunks(accumulation).enumerate().skip(skip) {
-            self.control.new_step();
-            self.announce(Event::StepBegin, hooks, &Extra::default())?;
-            self.step(window, prepared, run, hooks)?;
-            self.state.global_step += 1;
-            self.state.epoch = epoch as f64 + (number * accumulation + window.len()) as f64 / n_batches as f64;
-            self.announce(Event::StepEnd, hooks, &Extra::default())?;
-            self.log_evaluate_save(run, hooks)?;
-            if self.control.should_epoch_stop || self.control.should_training_stop {
-                break;
-            }
-        }
-        self.announce(Event::EpochEnd, hooks, &Extra::default())?;
-        self.log_evaluate_save(run, hooks)
     }
 
     /// One update: forward and backward over the window, clipping, the optimizer.
-    fn step(&mut self, window: &[&[usize]], prepared: &Prepared, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+    fn try_step(&mut self, window: &[&[usize]], run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
         let args = &self.settings.args;
         let model = self.settings.model.clone();
         let draw = Draw { seed: args.seed, step: self.state.global_step as u64 };
-        let batches = window_of(&model, prepared, window, args.label_smoothing_factor, draw)?;
+        let batches = window_of(&model, &run.prepared, window, args.label_smoothing_factor, draw)?;
         let clip = args.clip_norm();
         let nan_policy = args.nan_policy;
 
@@ -331,7 +265,7 @@ impl Trainer {
             .hint("lower `learning_rate`, set `max_grad_norm`, or look at these rows; `nan_policy: \"skip\"` leaves such steps out"))
     }
 
-    fn log_evaluate_save(&mut self, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+    pub(super) fn log_evaluate_save(&mut self, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
         if self.control.should_log && self.state.global_step > run.last_logged_step {
             let steps = self.state.global_step - run.last_logged_step - run.skipped_since_log;
             let logs = [
@@ -345,7 +279,12 @@ impl Trainer {
             self.log(logs.into_iter().map(|(key, value)| (key.to_string(), Json::from(value))).collect(), hooks)?;
         }
         if self.control.should_evaluate {
-            let metrics = self.evaluate(None, hooks)?;
+            let metrics = loop {
+                match self.evaluate(None, hooks) {
+                    Err(error) if hooks.mends(&error) => {}
+                    done => break done?,
+                }
+            };
             if run.schedule.kind() == ScheduleKind::ReduceLrOnPlateau {
                 let key = self.settings.args.best_metric_key().unwrap_or_else(|| "eval_loss".into());
                 let metric = required_metric(&metrics, &key)?;
@@ -384,6 +323,8 @@ impl Trainer {
             last_logged_step: run.last_logged_step,
             skipped_since_log: run.skipped_since_log,
             skipped: run.skipped,
+            origin: run.plan.origin,
+            rate: run.rate.clone(),
         };
         checkpoint::save(&self.settings, &folder, &run.optimizer, &progress)?;
         if let Some(limit) = self.settings.args.save_total_limit {
@@ -392,13 +333,7 @@ impl Trainer {
         self.announce(Event::Save, hooks, &Extra { checkpoint: Some(&folder), ..Extra::default() })
     }
 
-    fn finish(
-        &mut self,
-        run: &mut Run,
-        start_step: usize,
-        n_rows: usize,
-        hooks: &mut Hooks<'_>,
-    ) -> Result<TrainOutput> {
+    pub(super) fn finish(&mut self, run: &mut Run, start_step: usize, hooks: &mut Hooks<'_>) -> Result<TrainOutput> {
         if self.settings.args.load_best_model_at_end && self.settings.args.fast_dev_run.batches().is_none() {
             match self.state.best_model_checkpoint.clone() {
                 Some(folder) => {
@@ -421,7 +356,7 @@ impl Trainer {
         let rows = if args.max_steps > 0 {
             (args.max_steps as usize * args.per_device_train_batch_size * args.gradient_accumulation_steps) as f64
         } else {
-            n_rows as f64 * args.num_train_epochs
+            run.prepared.features.len() as f64 * args.num_train_epochs
         };
         let metrics = [
             ("train_runtime", seconds),
@@ -462,7 +397,7 @@ impl Trainer {
         Ok(())
     }
 
-    fn load_callback_states(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
+    pub(super) fn load_callback_states(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
         for callback in &mut hooks.callbacks {
             let Some((name, _)) = callback.state() else { continue };
             if let Some(state) = self.state.stateful_callbacks.get(&name) {

@@ -5,7 +5,7 @@
 
 pub mod convert;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::Tensor;
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, Map, Position, Scope};
@@ -18,8 +18,15 @@ use crate::model::ModelConfig;
 use crate::tokenizer::Tokenizer;
 use convert::{from_dynamic, lower, row_to_dynamic, to_dynamic, type_name};
 
-/// A task script.
+/// A task script, which may be replaced by another version of itself while a model uses it.
 pub struct ScriptTask {
+    name: String,
+    engine: Arc<Engine>,
+    version: RwLock<Arc<TaskVersion>>,
+}
+
+/// One version of a task script.
+pub struct TaskVersion {
     name: String,
     engine: Arc<Engine>,
     ast: AST,
@@ -56,6 +63,35 @@ const OPTIONAL: [(&str, usize, &str); 12] = [
 
 impl ScriptTask {
     /// A task of the functions of `ast`, called on `engine`. Functions that it lacks are those of `base`, the task it extends.
+    ///
+    /// # Errors
+    /// As [`TaskVersion::new`].
+    pub fn new(name: String, engine: Arc<Engine>, ast: AST, base: Option<&AST>) -> Result<Self> {
+        let version = TaskVersion::new(name.clone(), engine.clone(), ast, base)?;
+        Ok(ScriptTask { name, engine, version: RwLock::new(Arc::new(version)) })
+    }
+
+    /// The version that is called now.
+    pub fn version(&self) -> Arc<TaskVersion> {
+        self.version.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Calls another version from now on. Parameters and moments belong to the model, and stay.
+    pub fn set_version(&self, version: Arc<TaskVersion>) {
+        *self.version.write().unwrap_or_else(PoisonError::into_inner) = version;
+    }
+
+    /// Another version of this task, called on the same engine.
+    ///
+    /// # Errors
+    /// As [`TaskVersion::new`].
+    pub fn other_version(&self, ast: AST, base: Option<&AST>) -> Result<Arc<TaskVersion>> {
+        TaskVersion::new(self.name.clone(), self.engine.clone(), ast, base).map(Arc::new)
+    }
+}
+
+impl TaskVersion {
+    /// A version made of the functions of `ast`.
     ///
     /// # Errors
     /// A script that lacks one of `create`, `forward` and `loss`, or gives a function of the contract other parameters.
@@ -97,7 +133,7 @@ impl ScriptTask {
         };
         let functions = defined(&ast);
         let own = own.into_iter().map(|(name, _)| name).collect();
-        let mut task = ScriptTask { name, engine, ast, base, own, functions, pads_rows: false, generates: false };
+        let mut task = TaskVersion { name, engine, ast, base, own, functions, pads_rows: false, generates: false };
         if task.defines("padding", 0) {
             let value = task.call("padding", ())?;
             task.pads_rows = match value.clone().into_string().as_deref() {
@@ -181,13 +217,63 @@ impl Task for ScriptTask {
     }
 
     fn pads_rows(&self) -> bool {
-        self.pads_rows
+        self.version().pads_rows
     }
 
     fn generates(&self) -> bool {
-        self.generates
+        self.version().generates
     }
 
+    fn has(&self, function: Function) -> bool {
+        self.version().has(function)
+    }
+
+    fn options(&self) -> Result<Row> {
+        self.version().options()
+    }
+
+    fn create(&self, builder: &HeadBuilder, config: &ModelConfig) -> Result<HeadState> {
+        self.version().create(builder, config)
+    }
+
+    fn forward(&self, head: &HeadState, hidden: &Tensor, batch: &Batch) -> Result<Output> {
+        self.version().forward(head, hidden, batch)
+    }
+
+    fn loss(&self, head: &HeadState, output: &Output, batch: &Batch) -> Result<Tensor> {
+        self.version().loss(head, output, batch)
+    }
+
+    fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Row>> {
+        self.version().encode(tokenizer, row, options)
+    }
+
+    fn block_size(&self, options: &Value) -> Result<Option<usize>> {
+        self.version().block_size(options)
+    }
+
+    fn collate(&self, batch: Batch, options: &Value) -> Result<Batch> {
+        self.version().collate(batch, options)
+    }
+
+    fn decode(&self, output: &Output, batch: &Batch, options: &Value, tokenizer: Option<&Tokenizer>) -> Result<Value> {
+        self.version().decode(output, batch, options, tokenizer)
+    }
+
+    fn merge(&self, results: &Value, row: &Row, options: &Value) -> Result<Value> {
+        self.version().merge(results, row, options)
+    }
+
+    fn reduce(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
+        self.version().reduce(output, batch, options)
+    }
+
+    fn metrics(&self, predictions: &Value, references: &Value, options: &Value) -> Result<Value> {
+        self.version().metrics(predictions, references, options)
+    }
+}
+
+impl TaskVersion {
     fn has(&self, function: Function) -> bool {
         self.functions.iter().any(|(known, _)| known == function.name())
     }

@@ -1,0 +1,59 @@
+//! `retune watch RECIPE [name=value ...]`: runs a recipe, changes the run when its scripts change, and runs it again where that
+//! cannot be.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::watched::{Next, WatchFlags, steer, wait};
+use crate::cli::{Context, fail};
+use crate::host::diagnostics::Outcome;
+use crate::host::reload::Reruns;
+use crate::host::run::Host;
+use crate::host::sources::Sources;
+use crate::host::watching;
+
+/// Run a recipe, and take up its edits while it runs.
+#[derive(Args)]
+pub(super) struct Watch {
+    /// The recipe, a `.rhai` file
+    recipe: PathBuf,
+    /// What the recipe asks for with `arg("name", default)`
+    #[arg(value_name = "NAME=VALUE")]
+    arguments: Vec<String>,
+    /// Run the recipe again at every edit, instead of changing the run that goes on
+    #[arg(long)]
+    restart: bool,
+    #[command(flatten)]
+    flags: WatchFlags,
+}
+
+impl Watch {
+    pub(super) fn execute(self, context: &Context) -> Outcome {
+        let settings = context.run_settings(self.recipe, &self.arguments)?;
+        let reruns = if self.restart { Reruns::Always } else { Reruns::WhereNeeded };
+        loop {
+            let sources = Sources::default();
+            let host = Host::new(settings.clone(), &sources);
+            host.record()?;
+            self.flags.apply(&host)?;
+            let live = host.session.live().clone();
+            let _watching = watching::watch(&host, self.flags.notice(), reruns)?;
+            let _steering = steer(&host, context);
+            let outcome = host.run();
+            if let Some((why, _)) = live.restart() {
+                context.reporter.note(&format!("again from the first line: {why}"));
+                continue;
+            }
+            match outcome {
+                Ok(()) => context.reporter.finish(),
+                Err(diagnostic) => fail(&context.with(&sources), &diagnostic),
+            }
+            context.reporter.note("waiting for a change");
+            if wait(&live, &context.reporter) == Next::End {
+                return Ok(());
+            }
+            context.reporter.begin_again();
+        }
+    }
+}
