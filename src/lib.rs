@@ -15,14 +15,17 @@
 //!
 //! - [`error`]: what happened, where, and what to do next
 //! - [`tensor`]: devices, counter-based random numbers, differentiable operations, losses
-//! - [`kernels`]: CPU kernels with backward, each beside a plain twin
+//! - [`kernels`]: CPU kernels with backward, each beside a plain twin; products over tiles, by instruction set and precision
 //! - [`data`]: values, data sets, one file per format, named folders, the hub
 //! - [`tokenizer`]: text to token ids
 //! - [`batch`]: examples to unpadded batches, samplers
-//! - [`model`]: configuration, families, the encoder, weights and their saving
-//! - [`head`]: the task contract, and models with a task's head
-//! - [`metrics`]: classification and regression, as scikit-learn and scipy define them
-//! - [`train`]: arguments, trainer, optimizer, schedule, callbacks, checkpoints
+//! - [`model`]: configuration, families, the encoder and its fused form, the decoder with its cache, weights and their saving
+//! - [`head`]: the task contract, models with a task's head, the token loops of tasks, text generation, gradients for loops of a
+//!   script's own, `debug_data`
+//! - [`metrics`]: classification and regression as scikit-learn and scipy define them, entities as seqeval, answers as SQuAD,
+//!   perplexity
+//! - [`train`]: arguments, trainer, optimizer, schedule, callbacks, checkpoints; hyperparameter search, loops of a script's own,
+//!   the learning-rate finder
 //! - [`pipeline`]: inference for users
 //! - [`report`]: progress, log lines, events, the result of a run
 //! - [`watch`]: what changed on disk

@@ -26,6 +26,7 @@ mod hub_server;
 mod kernels;
 mod language_models;
 mod layers;
+mod loading;
 mod losses;
 mod live_run;
 mod lr_find;

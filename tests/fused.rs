@@ -6,15 +6,14 @@ use std::io::Write;
 use std::sync::Once;
 
 use candle_core::{Device, Tensor};
-use indexmap::IndexMap;
 use retune::batch::{Batch, Draw, Features};
-use retune::data::Value;
 use retune::kernels::Path;
 use retune::kernels::tiles::{Element, Kernels, Precision, available, kernels_of};
-use retune::model::backbone::LoadSettings;
 use retune::model::{Backbone, ModelConfig};
 use retune::tensor::rng::Rng;
 use serde_json::{Value as Json, json};
+
+use crate::loading::{load_settings, ragged};
 
 /// Every table that this machine can run: its own, and the emulated ones.
 fn tables() -> Vec<&'static Kernels> {
@@ -48,13 +47,7 @@ fn tolerances(kernels: &Kernels) -> (f64, f64) {
 }
 
 fn backbone(config: Json) -> Backbone {
-    let settings = LoadSettings {
-        caller: "`test`".into(),
-        overrides: Vec::new(),
-        ignore_mismatched_sizes: false,
-        seed: 1,
-        device: Device::Cpu,
-    };
+    let settings = load_settings();
     let backbone =
         Backbone::from_config(ModelConfig::from_map(config.as_object().unwrap().clone()), &settings).unwrap();
     // Biases begin at 0 and norms at 1: move them, so that every parameter matters.
@@ -68,22 +61,8 @@ fn backbone(config: Json) -> Backbone {
     backbone
 }
 
-fn features(lengths: &[usize], vocab_size: usize) -> Vec<Features> {
-    let rng = Rng::new(11, "ids", 0);
-    let row = |(row, &length): (usize, &usize)| {
-        let id = |place: usize| Value::Int((rng.uniform((row * 1000 + place) as u64) * vocab_size as f64) as i64);
-        let segment = |place: usize| Value::Int(i64::from(place > length / 2));
-        let columns = [
-            ("input_ids".to_string(), Value::List((0..length).map(id).collect())),
-            ("token_type_ids".to_string(), Value::List((0..length).map(segment).collect())),
-        ];
-        Features::from_row(&IndexMap::from(columns)).unwrap()
-    };
-    lengths.iter().enumerate().map(row).collect()
-}
-
 fn batch(lengths: &[usize], vocab_size: usize, padded: bool) -> Batch {
-    let rows = features(lengths, vocab_size);
+    let rows = ragged(lengths, vocab_size, 1000);
     let numbered: Vec<(usize, &Features)> = rows.iter().enumerate().collect();
     let batch = if padded {
         Batch::pack_padded(&numbered, 1, &Device::Cpu).unwrap()

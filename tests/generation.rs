@@ -3,24 +3,20 @@
 //! The expected numbers are those of `golden/language_models`, which its `generate.py` wrote with transformers.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::Device;
 use indexmap::IndexMap;
 use retune::batch::{Batch, Features};
-use retune::data::files::Folder;
 use retune::data::{Row, Value};
 use retune::head::generation::{Caller, GenerationSettings, generate, scores, texts};
-use retune::head::script::ScriptTask;
-use retune::head::{Model, ModelSettings, Output};
-use retune::model::backbone::LoadSettings;
+use retune::head::{Model, Output};
 use retune::model::decoder::{Decoder, Step};
 use retune::pipeline::{Pipeline, text_row};
 use retune::tensor::rng::Rng;
-use retune::tokenizer::{Tokenizer, TokenizerOptions};
+use retune::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 
-use crate::tensor::engine;
+use crate::loading::{self, row};
 
 pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new("tests/golden/language_models").join(name)
@@ -31,31 +27,11 @@ pub(crate) fn numbers(name: &str) -> Json {
 }
 
 pub(crate) fn language_model(name: &str) -> (Model, Tokenizer) {
-    let (task, suffix, script) = match name.starts_with("gpt2") {
-        true => ("causal_lm", "ForCausalLM", include_str!("../stdlib/tasks/causal_lm.rhai")),
-        false => ("masked_lm", "ForMaskedLM", include_str!("../stdlib/tasks/masked_lm.rhai")),
+    let (task, suffix) = match name.starts_with("gpt2") {
+        true => ("causal_lm", "ForCausalLM"),
+        false => ("masked_lm", "ForMaskedLM"),
     };
-    let engine = Arc::new(engine());
-    let ast = engine.compile(script).unwrap();
-    let load = LoadSettings {
-        caller: "`test`".into(),
-        overrides: Vec::new(),
-        ignore_mismatched_sizes: false,
-        seed: 1,
-        device: Device::Cpu,
-    };
-    let task = Arc::new(ScriptTask::new(format!("std/tasks/{task}"), engine, ast, None).unwrap());
-    let settings = ModelSettings { name: name.into(), suffix: suffix.into(), task, load };
-    let model = Model::from_pretrained(&Folder::Disk(golden(name)), settings).unwrap();
-    let tokenizer = Tokenizer::from_folder(&Folder::Disk(golden(name)), TokenizerOptions::default()).unwrap();
-    (model, tokenizer)
-}
-
-pub(crate) fn row(options: &Json) -> Row {
-    match Value::from(options.clone()) {
-        Value::Map(map) => map,
-        other => panic!("{other:?} is no map"),
-    }
+    (loading::model(&golden(name), task, suffix), loading::tokenizer(&golden(name)))
 }
 
 fn settings(model: &Model, options: &Json) -> GenerationSettings {

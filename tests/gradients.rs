@@ -10,12 +10,9 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
-use indexmap::IndexMap;
 use retune::batch::{Batch, Draw, Features};
-use retune::data::Value;
 use retune::error::Result;
 use retune::head::{packed, spans};
-use retune::model::backbone::LoadSettings;
 use retune::model::{Backbone, ModelConfig};
 use retune::tensor::arithmetic::{Arithmetic, Operand, arithmetic};
 use retune::tensor::loss::{self, CrossEntropy};
@@ -24,6 +21,8 @@ use retune::tensor::reduce::{self, Extreme};
 use retune::tensor::rng::Rng;
 use retune::tensor::shape;
 use serde_json::json;
+
+use crate::loading::{load_settings, ragged};
 
 const TOLERANCE: f64 = 2e-6;
 
@@ -262,21 +261,8 @@ fn losses() {
 }
 
 /// A batch of rows with these numbers of tokens, in the draw of a training step.
-fn ragged(lengths: &[usize], vocab_size: usize) -> Batch {
-    let rng = Rng::new(11, "ids", 0);
-    let rows: Vec<Features> = lengths
-        .iter()
-        .enumerate()
-        .map(|(row, &length)| {
-            let id = |place: usize| Value::Int((rng.uniform((row * 100 + place) as u64) * vocab_size as f64) as i64);
-            let segment = |place: usize| Value::Int(i64::from(place > length / 2));
-            let columns = [
-                ("input_ids".to_string(), Value::List((0..length).map(id).collect())),
-                ("token_type_ids".to_string(), Value::List((0..length).map(segment).collect())),
-            ];
-            Features::from_row(&IndexMap::from(columns)).unwrap()
-        })
-        .collect();
+fn training_batch(lengths: &[usize], vocab_size: usize) -> Batch {
+    let rows = ragged(lengths, vocab_size, 100);
     let numbered: Vec<(usize, &Features)> = rows.iter().enumerate().collect();
     Batch::pack(&numbered, &Device::Cpu).unwrap().training(Draw { seed: 5, step: 2 }, 0)
 }
@@ -284,7 +270,7 @@ fn ragged(lengths: &[usize], vocab_size: usize) -> Batch {
 #[test]
 fn packed_helpers() {
     for lengths in [&[2, 5, 1, 3][..], &[1], &[3, 3]] {
-        let batch = ragged(lengths, 7);
+        let batch = training_batch(lengths, 7);
         for dims in [&[batch.n_tokens(), 3][..], &[batch.n_tokens()], &[batch.n_tokens(), 2, 3]] {
             let x = [normal("hidden", dims)];
             check("first", &x, |x| packed::first(&x[0], &batch));
@@ -298,7 +284,7 @@ fn packed_helpers() {
             });
         }
     }
-    let batch = ragged(&[2, 5, 1, 3], 7);
+    let batch = training_batch(&[2, 5, 1, 3], 7);
     for positions in [[0, 4, 0, 2], [2, 1, -1, 0], [9, 9, 9, 2]] {
         check("span_loss", &[normal("scores", &[11])], |x| spans::span_loss(&x[0], &ids(&positions, &[4]), &batch));
     }
@@ -318,16 +304,10 @@ fn whole_encoder() {
             "intermediate_size": 24, "max_position_embeddings": 9, "hidden_act": activation,
             "initializer_range": 0.3, "hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.15,
         });
-        let settings = LoadSettings {
-            caller: "`test`".into(),
-            overrides: Vec::new(),
-            ignore_mismatched_sizes: false,
-            seed: 1,
-            device: Device::Cpu,
-        };
+        let settings = load_settings();
         let config = ModelConfig::from_map(config.as_object().unwrap().clone());
         let backbone = Backbone::from_config(config, &settings).unwrap();
-        let batch = ragged(&[4, 1, 6], 13);
+        let batch = training_batch(&[4, 1, 6], 13);
         let value = || weighed(&backbone.encoder.forward(&batch).unwrap());
         let parameters = backbone.builder.parameters().all();
         // Biases begin at 0 and norms at 1: move them, so that their neighbourhood is an ordinary one.

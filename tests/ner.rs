@@ -5,20 +5,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
-use candle_core::Device;
-use retune::data::files::Folder;
-use retune::data::{Row, Value};
-use retune::head::script::ScriptTask;
-use retune::head::token_labels::{word_labels, words_of};
-use retune::head::{Model, ModelSettings, options};
-use retune::model::backbone::LoadSettings;
+use retune::data::files::Places;
+use retune::data::load::{LoadOptions, Loaded, load as load_data};
+use retune::data::{Dataset, Row};
+use retune::head::token_labels::{self, word_labels, words_of};
+use retune::head::{Model, options};
 use retune::pipeline::{Pipeline, text_row};
-use retune::tokenizer::{Tokenizer, TokenizerOptions};
+use retune::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 
-use crate::tensor::engine;
+use crate::loading::{self, row};
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ner").join(name)
@@ -29,28 +26,7 @@ fn golden() -> Json {
 }
 
 fn load(name: &str) -> (Model, Tokenizer) {
-    let engine = Arc::new(engine());
-    let ast = engine.compile(include_str!("../stdlib/tasks/ner.rhai")).unwrap();
-    let task = ScriptTask::new("std/tasks/ner".into(), engine, ast, None).unwrap();
-    let load = LoadSettings {
-        caller: "`test`".into(),
-        overrides: Vec::new(),
-        ignore_mismatched_sizes: false,
-        seed: 1,
-        device: Device::Cpu,
-    };
-    let settings =
-        ModelSettings { name: name.into(), suffix: "ForTokenClassification".into(), task: Arc::new(task), load };
-    let folder = Folder::Disk(folder(name));
-    let model = Model::from_pretrained(&folder, settings).unwrap();
-    (model, Tokenizer::from_folder(&folder, TokenizerOptions::default()).unwrap())
-}
-
-fn row(json: &Json) -> Row {
-    match Value::from(json.clone()) {
-        Value::Map(map) => map,
-        other => panic!("{other:?}"),
-    }
+    (loading::model(&folder(name), "ner", "ForTokenClassification"), loading::tokenizer(&folder(name)))
 }
 
 fn input(json: &Json) -> Row {
@@ -213,4 +189,19 @@ fn the_recipe_learns_and_what_it_saves_finds_names() {
         &["predict", "saved", "--option", "ignore_labels=[\"PER\",\"LOC\",\"ORG\",\"MISC\",\"O\"]", text],
     );
     assert_eq!(nothing.trim(), "no entities");
+}
+
+/// As run_ner takes them: hub data sets have ids, and the names beside the rows.
+#[test]
+fn ids_have_the_names_that_the_file_says() {
+    let path = "tests/golden/data/ner.parquet";
+    let Loaded::One(data) = load_data(&Places::default(), path, &LoadOptions::default()).unwrap() else { panic!() };
+    assert_eq!(token_labels::label_list(&data, None).unwrap(), ["O", "B-PER"]);
+    let model = crate::tiny::model("ForTokenClassification", json!({ "num_labels": 2 }));
+    token_labels::settle(&model, &data, &Row::default()).unwrap();
+    assert_eq!(model.config().label_names().unwrap(), ["O", "B-PER"]);
+    let rows = |tags: Json| Dataset::from_shared_rows("rows", vec![row(&json!({ "words": ["a", "b"], "tags": tags }))]);
+    assert_eq!(token_labels::label_list(&rows(json!([0, 2])), None).unwrap(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+    assert!(token_labels::label_list(&rows(json!("O")), None).is_err(), "no list of labels");
+    assert!(token_labels::label_list(&rows(json!([0])), Some("other")).is_err(), "no such column");
 }

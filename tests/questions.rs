@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
@@ -15,15 +15,12 @@ use retune::data::files::{Folder, Places};
 use retune::data::{Row, Value};
 use retune::head::best_answers::{best_answers, n_best_spans};
 use retune::head::question_windows::{check_answers, positions, slice, windows};
-use retune::head::script::ScriptTask;
 use retune::head::token_spans::{TokenSpan, pack, unpack};
-use retune::head::{Model, ModelSettings};
-use retune::model::backbone::LoadSettings;
 use retune::pipeline::{Pipeline, question_rows};
 use retune::tokenizer::{Tokenizer, TokenizerOptions};
 use serde_json::{Value as Json, json};
 
-use crate::tensor::engine;
+use crate::loading::{self, row};
 
 fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
@@ -44,13 +41,6 @@ fn tokenizer(name: &str) -> &'static Tokenizer {
         ["minilm-tiny", "roberta", "gpt2"].map(load).into_iter().collect()
     });
     &ALL[name]
-}
-
-fn row(json: &Json) -> Row {
-    match Value::from(json.clone()) {
-        Value::Map(map) => map,
-        other => panic!("{other:?}"),
-    }
 }
 
 /// What `windows` makes of a row under options.
@@ -129,19 +119,7 @@ fn answers_are_those_of_run_qa() {
 }
 
 fn answering() -> Pipeline {
-    let engine = Arc::new(engine());
-    let ast = engine.compile(include_str!("../stdlib/tasks/qa.rhai")).unwrap();
-    let task = ScriptTask::new("std/tasks/qa".into(), engine, ast, None).unwrap();
-    let load = LoadSettings {
-        caller: "`test`".into(),
-        overrides: Vec::new(),
-        ignore_mismatched_sizes: false,
-        seed: 1,
-        device: Device::Cpu,
-    };
-    let settings =
-        ModelSettings { name: "bert-qa".into(), suffix: "ForQuestionAnswering".into(), task: Arc::new(task), load };
-    let model = Model::from_pretrained(&Folder::Disk(golden("parity/bert-qa")), settings).unwrap();
+    let model = loading::model(&golden("parity/bert-qa"), "qa", "ForQuestionAnswering");
     Pipeline::new(model, tokenizer("minilm-tiny").clone(), 3, Row::default()).unwrap()
 }
 

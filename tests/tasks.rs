@@ -10,9 +10,9 @@ use retune::data::Value;
 use retune::head::script::ScriptTask;
 use retune::head::{Model, ModelSettings, Output};
 use retune::model::ModelConfig;
-use retune::model::backbone::LoadSettings;
 use serde_json::json;
 
+use crate::loading::load_settings;
 use crate::tensor::engine;
 
 fn model(task: &str, script: &str, num_labels: usize) -> Model {
@@ -23,13 +23,7 @@ fn model(task: &str, script: &str, num_labels: usize) -> Model {
         "model_type": "bert", "vocab_size": 13, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 12, "max_position_embeddings": 9, "num_labels": num_labels, "initializer_range": 0.2,
     });
-    let load = LoadSettings {
-        caller: "`test`".into(),
-        overrides: Vec::new(),
-        ignore_mismatched_sizes: false,
-        seed: 1,
-        device: Device::Cpu,
-    };
+    let load = load_settings();
     let settings = ModelSettings { name: "small".into(), suffix: "ForTest".into(), task: Arc::new(task), load };
     Model::from_config(ModelConfig::from_map(config.as_object().unwrap().clone()), settings).unwrap()
 }

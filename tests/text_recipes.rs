@@ -85,3 +85,32 @@ fn a_search_trains_with_what_it_found_and_saves_it() {
     let (_, again) = retune(place.path(), &["run", "--json", "check.rhai"]);
     assert!(again.lines().any(|line| line == shown), "{shown}: {again}");
 }
+
+/// A folder may have a training split alone, or a test split in place of a validation split; columns may hold ids or names.
+#[test]
+fn recipes_take_folders_with_other_splits() {
+    let place = tempfile::tempdir().unwrap();
+    let row = |i: usize| {
+        format!("{{\"text\": \"{} film, row {i} of the file\", \"label\": {}}}\n", ["dull", "fine"][i % 2], i % 2)
+    };
+    let lines: Vec<String> = (0..40).map(row).collect();
+    for (folder, split, rows) in [("alone", "train", 0..40), ("two", "train", 0..30), ("two", "test", 30..40)] {
+        std::fs::create_dir_all(place.path().join(folder)).unwrap();
+        std::fs::write(place.path().join(folder).join(format!("{split}.jsonl")), lines[rows].concat()).unwrap();
+    }
+    let recipes = ["sentiment", "topic", "regression", "custom_loop", "few_labels", "search", "language_model"];
+    for recipe in recipes {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scripts/{recipe}.rhai"));
+        for data in ["data=alone", "data=two"] {
+            let mut arguments = vec!["run", "--json", path.to_str().unwrap(), data, "max_steps=1", "output_dir=saved"];
+            arguments.extend(match recipe {
+                "search" => Some("n_trials=1"),
+                "language_model" => Some("block_size=8"),
+                _ => None,
+            });
+            retune(place.path(), &arguments);
+            assert!(place.path().join("saved/tokenizer.json").exists(), "{recipe} saves what predicting needs");
+            std::fs::remove_dir_all(place.path().join("saved")).unwrap();
+        }
+    }
+}

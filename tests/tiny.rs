@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use candle_core::Device;
 use indexmap::IndexMap;
 use retune::data::files::Folder;
 use retune::data::{Dataset, Value};
@@ -17,6 +16,7 @@ use retune::train::state::TrainerState;
 use retune::train::{EvaluationData, Hooks, Trainer, TrainerSettings, TrainingArguments};
 use serde_json::{Value as Json, json};
 
+use crate::loading::load_settings;
 use crate::tensor::engine;
 
 /// The classes behind `AutoModelFor...`: what follows the prefix, the task's name and its script.
@@ -32,13 +32,8 @@ fn settings(suffix: &str, overrides: Json) -> ModelSettings {
     let engine = ENGINE.get_or_init(|| Arc::new(engine()));
     let (_, name, script) = CLASSES.into_iter().find(|(known, ..)| *known == suffix).unwrap();
     let task = ScriptTask::new(name.to_string(), engine.clone(), engine.compile(script).unwrap(), None).unwrap();
-    let load = LoadSettings {
-        caller: "`test`".into(),
-        overrides: overrides.as_object().unwrap().clone().into_iter().collect(),
-        ignore_mismatched_sizes: false,
-        seed: 1,
-        device: Device::Cpu,
-    };
+    let load =
+        LoadSettings { overrides: overrides.as_object().unwrap().clone().into_iter().collect(), ..load_settings() };
     ModelSettings { name: "tiny".into(), suffix: suffix.into(), task: Arc::new(task), load }
 }
 

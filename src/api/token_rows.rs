@@ -126,7 +126,9 @@ mod token_rows {
         super::best(&logits, &batch).map_err(raise)
     }
 
-    /// The sorted unique labels of a column of lists: `get_label_list` of Hugging Face's run_ner.
+    /// The labels of a column of lists in the order of their ids: `label_list` of Hugging Face's run_ner.
+    ///
+    /// Names in the rows are sorted, each once. Ids have the names that the data set's files say, or else `LABEL_0`, `LABEL_1`, ...
     ///
     /// ```rhai
     /// let data = Dataset::from_rows([#{ tokens: ["Ada", "wrote"], ner_tags: ["B-PER", "O"] }, #{ tokens: [], ner_tags: [] }]);
@@ -134,7 +136,19 @@ mod token_rows {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn label_list(dataset: Dataset, column: &str) -> ScriptResult<Array> {
-        let names = token_labels::label_list(&dataset, column).map_err(raise)?;
+        let names = token_labels::label_list(&dataset, Some(column)).map_err(raise)?;
+        Ok(names.into_iter().map(Dynamic::from).collect())
+    }
+
+    /// The labels of the column that holds them: `ner_tags`, `tags`, `labels` or `label`.
+    ///
+    /// ```rhai
+    /// let data = Dataset::from_rows([#{ words: ["Ada", "wrote"], tags: [1, 0] }]);
+    /// expect(label_list(data) == ["LABEL_0", "LABEL_1"], "ids without names");
+    /// ```
+    #[rhai_fn(name = "label_list", return_raw)]
+    pub fn label_list_found(dataset: Dataset) -> ScriptResult<Array> {
+        let names = token_labels::label_list(&dataset, None).map_err(raise)?;
         Ok(names.into_iter().map(Dynamic::from).collect())
     }
 }

@@ -64,7 +64,12 @@ pub fn parse(text: &str, path: &Path, separator: Separator) -> Result<Parsed> {
                 return Err(fail(line, OPEN_QUOTE.into()).hint(CLOSE_QUOTE));
             }
             let problem = format!("{} where the header has {n_header}", cells(record.len()));
-            let hint = "put a text that contains the separator or a quote into double quotes";
+            let is_other = n_header == 1 && records[0].iter().any(|name| name.contains([';', '|', '\t']));
+            let hint = if is_other {
+                "the header looks separated by something else: commas separate cells of .csv files, tabs those of .tsv files"
+            } else {
+                "put a text that contains the separator or a quote into double quotes"
+            };
             return Err(fail(line, problem).hint(hint));
         }
         last = (start, line);

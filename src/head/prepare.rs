@@ -65,7 +65,9 @@ pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset, 
     if numbered.is_empty() {
         let error = Error::new(What::BadData(format!("no row of the data set `{}` gave any features", dataset.name())));
         return Err(match block_size {
-            Some(size) => error.hint(format!("all its text is shorter than one block of {size} tokens")),
+            Some(size) => error.hint(format!(
+                "all its text is shorter than one block of {size} tokens: `block_size` of a causal and `max_seq_length` of a masked language model make blocks smaller"
+            )),
             None => error,
         });
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What, nearest};
 use crate::head::{Model, texts};
+use crate::model::config::default_labels;
 use crate::tensor::loss::IGNORE_INDEX;
 
 /// The option that says which column holds the words; a task that declares it labels words.
@@ -154,11 +155,41 @@ pub fn align(word_ids: &[Option<u32>], labels: &[i64], label_names: &[&str], lab
     word_ids.iter().map(label).collect()
 }
 
-/// The sorted unique labels of a column of lists: run_ner's `label_list`. Ids are left out.
+/// The labels of a column of lists, in the order of their ids: run_ner's `label_list`. Names in the rows are sorted. Ids have the
+/// names that the data set's files say, or else `LABEL_0`, `LABEL_1`, ... up to the largest.
 ///
 /// # Errors
-/// An unknown column.
-pub fn label_list(dataset: &Dataset, name: &str) -> Result<Vec<String>> {
+/// No such column, or without `name` none of those that can hold labels; a column without lists of labels.
+pub fn label_list(dataset: &Dataset, name: Option<&str>) -> Result<Vec<String>> {
+    let column = match name {
+        Some(name) => name,
+        None => label_column(None, |name| dataset.has_column(name)).ok_or_else(|| {
+            let error = Error::new(What::NotFound { kind: "column", name: LABEL_COLUMNS[0].into() });
+            let known = dataset.column_names().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            error.hint(format!("labels are looked for in {}; the data set has {known}", quoted(&LABEL_COLUMNS)))
+        })?,
+    };
+    let names = unique_names(dataset, column)?;
+    if !names.is_empty() {
+        return Ok(names);
+    }
+    if let Some(names) = dataset.class_names(column) {
+        return Ok(names.to_vec());
+    }
+    let ids = dataset.cells(column)?.filter_map(Value::as_list).flatten().filter_map(Value::as_int);
+    let most = ids.max().and_then(|id| usize::try_from(id + 1).ok());
+    most.map(default_labels).ok_or_else(|| {
+        let problem = format!("`{column}` of the data set `{}` holds no lists of labels", dataset.name());
+        Error::new(What::BadData(problem)).hint("each row has a list with one label a word, names or ids")
+    })
+}
+
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The sorted unique names among the labels of a column of lists.
+fn unique_names(dataset: &Dataset, name: &str) -> Result<Vec<String>> {
     let mut names = BTreeSet::new();
     for labels in dataset.cells(name)?.filter_map(Value::as_list) {
         for label in labels.iter().filter_map(Value::as_str) {
@@ -170,7 +201,8 @@ pub fn label_list(dataset: &Dataset, name: &str) -> Result<Vec<String>> {
     Ok(names.into_iter().collect())
 }
 
-/// Learns the label names from the training set, where the model has none of its own and the labels are names.
+/// Learns the label names from the training set, where the model has none of its own and the labels are names, or ids with names
+/// that the data set's files say.
 ///
 /// # Errors
 /// Another number of labels than the model has.
@@ -178,11 +210,18 @@ pub fn settle(model: &Model, dataset: &Dataset, given: &Row) -> Result<()> {
     let config = model.config();
     let name = given.get(LABEL_COLUMN).and_then(Value::as_str);
     let Some(column) = label_column(name, |name| dataset.has_column(name)) else { return Ok(()) };
-    let names = label_list(dataset, column)?;
-    if names.is_empty() || config.has_label_names()? {
+    if config.has_label_names()? {
         return Ok(());
     }
     let n_labels = config.num_labels()?;
+    let mut names = unique_names(dataset, column)?;
+    if names.is_empty() {
+        // A class may be missing from the rows, but not from the names.
+        names = dataset.class_names(column).map(<[String]>::to_vec).unwrap_or_default();
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
     if let [only] = names.as_slice() {
         let problem = format!("every label in `{column}` of the training set is \"{only}\"");
         return Err(

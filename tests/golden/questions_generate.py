@@ -2,8 +2,12 @@
 Hugging Face's question-answering pipeline with the model of parity/bert-qa.
 
     pip install transformers==4.57.1 torch numpy          # the pipeline is not in transformers 5.3 and later
-    # utils_qa.py is the one of transformers' examples/pytorch/question-answering
     python questions_generate.py utils_qa.py > questions.json
+
+`utils_qa.py` is the one of transformers' examples/pytorch/question-answering, which no package ships and which is not in this
+repository. What is in questions.json came from a retyped copy of it, with logging and file output removed. `labels` below does what
+run_qa does but for two slips, which it corrects: an answer that begins in the last token of the context, and ends that cross where
+tokens share a character.
 """
 
 import importlib.util

@@ -1,8 +1,12 @@
 """Writes squad.json: 200 random sets of answers, scored by SQuAD's official script 1.1 and by transformers' SQuAD 2.0 metrics.
 
     pip install transformers==4.57.1 torch
-    # compute_score.py is the script of version 1.1, as Hugging Face's `evaluate` has it under metrics/squad
     python squad_generate.py compute_score.py > squad.json
+
+`compute_score.py` is the script of version 1.1, which no package ships and which is not in this repository. What is in squad.json
+came from a retyped copy of it, with logging and file output removed. torchmetrics' `squad`, which is independent of that copy,
+agrees on the exact match of all 100 cases of version 1.1, and on the F1 of all 52 cases in which prediction and gold are not both
+empty after normalisation (where it applies the rule of version 2.0).
 
 Sums are those of Python 3.11 (from 3.12 on, `sum` compensates for rounding).
 """
