@@ -176,6 +176,10 @@ fn encode_value(session: &Session, tokenizer: &Tokenizer, text: &Dynamic, option
         let error = crate::error::Error::new(What::Unsupported("`padding` of `encode`".into()));
         return Err(error.hint("leave it out: batches are packed without padding, and the results are the same"));
     }
+    // Everything is there without being asked for, as arrays.
+    for key in ["return_tensors", "return_offsets_mapping", "return_attention_mask", "return_token_type_ids"] {
+        options.take(key);
+    }
     options.finish()?;
     if matches!(first, Side::Words(_)) && tokenizer.must_tell_of_glued_words() {
         session.reporter().warning(

@@ -47,6 +47,18 @@ pub(crate) fn function(name: &str) -> Option<&'static str> {
         "enumerate" => "write `for (item, index) in array`",
         "tqdm" => "go through the loader itself: `for batch in loader`",
         "__call__" => "write `.encode(...)` of a tokenizer, `.predict(...)` of a pipeline, `.forward(...)` of a model",
+        "get_linear_schedule_with_warmup" | "get_cosine_schedule_with_warmup" => {
+            "write `get_scheduler(\"linear\", #{ optimizer: optimizer, num_warmup_steps: 0, num_training_steps: 100 })`"
+        }
+        "SGD" | "Adam" | "Adafactor" => "the optimizer is `AdamW(model, #{ lr: 5e-5 })`",
+        "topk" => "`argmax(x, -1)` gives the best place, `best_labels(scores, names, k)` the best labels",
+        "tolist" | "numpy" => "write `.to_array()`",
+        "view" => "write `.reshape(...)`",
+        "items" => "`for key in map.keys()` goes through a map, and `map[key]` is the value",
+        "tokens" | "word_ids" | "input_ids" | "attention_mask" => "it is a property: leave the brackets out",
+        "to_pandas" | "to_dict" | "to_list" => {
+            "`for row in ds` goes through the rows, `ds.column(name)` gives a column"
+        }
         "getLogger" | "get_logger" => "`print(...)` writes a line",
         _ => return None,
     })
