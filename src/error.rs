@@ -129,6 +129,12 @@ pub enum What {
         /// The script engine's error with its positions, which `host::diagnostics` unfolds.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A plugin that is no plugin, or a failure in one.
+    #[error("{0}")]
+    Plugin(String),
+    /// Something that the user has not allowed.
+    #[error("{0}")]
+    NotAllowed(String),
     /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
@@ -256,12 +262,13 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.what() {
             What::Usage(_) => 64,
-            What::Malformed { .. } | What::BadData(_) | What::Weights(_) | What::NonFinite(_) => 65,
+            What::Malformed { .. } | What::BadData(_) | What::Weights(_) | What::NonFinite(_) | What::Plugin(_) => 65,
             What::NotFound { kind, .. } if NAMES.contains(kind) => 78,
             What::NotFound { .. } | What::Read { .. } => 66,
             What::Hub(_) | What::Device(_) => 69,
             What::Write { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
             What::Write { .. } => 73,
+            What::NotAllowed(_) => 77,
             What::Internal(_) | What::Tensor(_) => 70,
             // A value of a row or of a file is data; one of a recipe is a setting.
             What::WrongType { .. } | What::OutOfRange { .. } if self.places().iter().any(Place::is_data) => 65,

@@ -20,6 +20,7 @@
 //! - [`tokenizer`]: text to token ids
 //! - [`batch`]: examples to unpadded batches, samplers
 //! - [`model`]: configuration, families, the encoder and its fused form, the decoder with its cache, weights and their saving
+//! - [`plugin`]: task heads in native code: loading, versions, the table of functions they get
 //! - [`head`]: the task contract, models with a task's head, the token loops of tasks, text generation, gradients for loops of a
 //!   script's own, `debug_data`
 //! - [`metrics`]: classification and regression as scikit-learn and scipy define them, entities as seqeval, answers as SQuAD,
@@ -40,7 +41,7 @@
 //! - A random draw is a function of (seed, stream, step, index), never of history, threads or timing.
 //! - Work is cut by shape alone, so the bits do not depend on the number of threads.
 //! - Nothing that is not finite reaches the weights; nothing is half-written; nothing panics on bad input.
-//! - Only `api`, `host` and `head::script` know Rhai; only `kernels` holds `unsafe`.
+//! - Only `api`, `host` and `head::script` know Rhai; only `kernels`, `plugin` and `head::plugin` hold `unsafe`.
 
 pub mod error;
 pub mod tensor;
@@ -49,6 +50,7 @@ pub mod data;
 pub mod tokenizer;
 pub mod batch;
 pub mod model;
+pub mod plugin;
 pub mod head;
 pub mod metrics;
 pub mod train;

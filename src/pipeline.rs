@@ -135,7 +135,7 @@ impl Pipeline {
         let texts = generation::texts(&prompts, &sequences, settings, &self.tokenizer)?;
         let each = texts.chunks(settings.num_return_sequences).zip(rows).enumerate().map(|(index, (texts, row))| {
             let texts = texts.iter().map(|text| Value::from(text.as_str())).collect();
-            self.model.task().merge(&Value::List(texts), row, options).map_err(in_row(index))
+            self.model.merge(&Value::List(texts), row, options).map_err(in_row(index))
         });
         each.collect()
     }
@@ -167,8 +167,8 @@ impl Pipeline {
             let results: Vec<Value> = decoded.by_ref().take(several.len()).collect();
             let merged = match <[Value; 1]>::try_from(results) {
                 Ok([result]) if !merges => Ok(result),
-                Ok([result]) => self.model.task().merge(&Value::List([result].into()), row, options),
-                Err(results) => self.model.task().merge(&Value::List(results.into()), row, options),
+                Ok([result]) => self.model.merge(&Value::List([result].into()), row, options),
+                Err(results) => self.model.merge(&Value::List(results.into()), row, options),
             };
             merged.map_err(|error| features::in_row(error, first + index))
         });

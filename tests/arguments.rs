@@ -380,7 +380,7 @@ fn run(script: &str, seed: Option<u64>) -> Result<rhai::Dynamic, Box<rhai::EvalA
         reporter: Reporter::capture(),
         arguments: Default::default(),
         seed,
-        tasks: Arc::new(|_, name| Err(retune::error::What::NotFound { kind: "task", name: name.into() }.into())),
+        tasks: Arc::new(|_, name, _| Err(retune::error::What::NotFound { kind: "task", name: name.into() }.into())),
         recipe: "recipe.rhai".into(),
     })));
     engine.eval(script)

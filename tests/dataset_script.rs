@@ -21,7 +21,7 @@ fn engine() -> (Engine, Arc<Mutex<Vec<String>>>) {
         reporter: Reporter::capture(),
         arguments: Default::default(),
         seed: None,
-        tasks: Arc::new(|_, _| Err(What::Internal("no tasks here".into()).into())),
+        tasks: Arc::new(|_, _, _| Err(What::Internal("no tasks here".into()).into())),
         recipe: "test.rhai".into(),
     })));
     let printed = Arc::new(Mutex::new(Vec::new()));

@@ -27,14 +27,14 @@ use crate::loading::{load_settings, ragged};
 const TOLERANCE: f64 = 2e-6;
 
 /// Normal numbers as 64-bit floats.
-fn normal(name: &str, dims: &[usize]) -> Tensor {
+pub(crate) fn normal(name: &str, dims: &[usize]) -> Tensor {
     let rng = Rng::new(3, name, 0);
     let values: Vec<f64> = (0..dims.iter().product::<usize>() as u64).map(|index| rng.normal(index)).collect();
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
 }
 
 /// Numbers from 0.5 upwards, for functions that need them positive.
-fn positive(name: &str, dims: &[usize]) -> Tensor {
+pub(crate) fn positive(name: &str, dims: &[usize]) -> Tensor {
     (normal(name, dims).abs().unwrap() + 0.5).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn weighed(y: &Tensor) -> Tensor {
 }
 
 /// Checks the gradient of `function`, reduced to a scalar, at `inputs` for each element of each input.
-fn check(name: &str, inputs: &[Tensor], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
+pub(crate) fn check(name: &str, inputs: &[Tensor], function: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let vars: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
     let tracked: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     let grads = weighed(&function(&tracked).unwrap()).backward().unwrap();
@@ -77,7 +77,7 @@ fn quotient(step: f64, value: impl Fn(f64) -> f64) -> f64 {
     (8.0 * (value(step) - value(-step)) - (value(2.0 * step) - value(-2.0 * step))) / (12.0 * step)
 }
 
-fn ids(values: &[i64], dims: &[usize]) -> Tensor {
+pub(crate) fn ids(values: &[i64], dims: &[usize]) -> Tensor {
     Tensor::from_slice(values, dims, &Device::Cpu).unwrap()
 }
 

@@ -181,7 +181,7 @@ fn tasks_are_found_by_name_and_compiled() {
     assert!(task.path.ends_with("mine.rhai") && task.ast.iter_functions().any(|function| function.name == "create"));
     assert_eq!(*sources.text(&task.path).unwrap(), *task.source);
     let messages = ["plugin:ner", "mnie", "std/tasks/nre"].map(|name| load(name).err().unwrap().to_string());
-    assert_eq!(messages[0], "the task `plugin:ner` is not supported");
+    assert_eq!(messages[0], "reading the task `plugin:ner` as a script is not supported");
     assert_eq!(messages[1], "script `mnie.rhai` was not found");
     assert!(messages[2].contains("`std/tasks/nre` was not found"), "{}", messages[2]);
     let shown = host.explain_error(&load("wrong").err().unwrap()).render(&sources, Style::Plain);

@@ -101,7 +101,7 @@ pub(crate) fn check(what: &str, difference: f64, allowed: f64) {
 }
 
 /// The steps of a pack as Hugging Face took them.
-fn compare(pack: &Path, found: &Value) {
+pub(crate) fn compare(pack: &Path, found: &Value) {
     let name = pack.display();
     let expected = read(&pack.join("reference.json"));
     let task = expected["task"].as_str().unwrap();

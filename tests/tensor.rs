@@ -23,7 +23,7 @@ pub(crate) fn engine() -> Engine {
         reporter: Reporter::capture(),
         arguments: BTreeMap::new(),
         seed: Some(1),
-        tasks: Arc::new(|_, name| Err(What::NotFound { kind: "task", name: name.to_string() }.into())),
+        tasks: Arc::new(|_, name, _| Err(What::NotFound { kind: "task", name: name.to_string() }.into())),
         recipe: PathBuf::from("test.rhai"),
     });
     let mut engine = Engine::new();

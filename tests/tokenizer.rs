@@ -335,7 +335,7 @@ fn script_errors_keep_their_position_and_say_what_to_do() {
         reporter: retune::report::Reporter::capture(),
         arguments: BTreeMap::new(),
         seed: None,
-        tasks: std::sync::Arc::new(|_, _| panic!("no tasks here")),
+        tasks: std::sync::Arc::new(|_, _, _| panic!("no tasks here")),
         recipe: "recipe.rhai".into(),
     });
     let mut engine = rhai::Engine::new();

@@ -42,7 +42,11 @@ fn retune(folder: &Path, flags: &[&str], recipe: &str) -> Command {
     for name in hub.iter().chain(&proxies) {
         command.env_remove(name);
     }
-    command.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", "hub").env("RUST_BACKTRACE", "1");
+    command
+        .env("RETUNE_HOME", "home")
+        .env("HF_ENDPOINT", "http://127.0.0.1:9")
+        .env("HF_HOME", "hub")
+        .env("RUST_BACKTRACE", "1");
     command
 }
 

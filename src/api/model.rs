@@ -2,6 +2,9 @@
 //!
 //! The classes differ in the task they put on the encoder; all heads are task scripts. Names and options are Hugging Face's.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use rhai::plugin::*;
 use rhai::{Array, FuncRegistration, Map, Module};
 
@@ -13,8 +16,9 @@ use crate::data::files::Folder;
 use crate::data::hub::{Hub, open_model};
 use crate::data::{Row, Value};
 use crate::error::{Error, Place, Result, What};
+use crate::head::labels::FOR_TASK;
 use crate::head::script::convert::{ScriptResult, config_map, from_dynamic, raise, raise_at};
-use crate::head::{Model, ModelSettings};
+use crate::head::{Model, ModelSettings, Task};
 use crate::model::backbone::LoadSettings;
 use crate::model::{ModelConfig, family};
 
@@ -26,9 +30,6 @@ const CLASSES: [(&str, &str); 5] = [
     (family::CAUSAL_LM, "std/tasks/causal_lm"),
     ("ForMaskedLM", "std/tasks/masked_lm"),
 ];
-
-/// What follows the class prefix of models with a task of the user's own.
-pub(super) const FOR_TASK: &str = "ForTask";
 
 /// What follows the class prefix of a saved model, and its task, from `architectures` (or `retune_task`) of its config.json.
 ///
@@ -53,6 +54,49 @@ pub fn class_of(folder: &Folder) -> Result<(String, String)> {
             .at(Place::file(path))
             .hint("fine-tune it first, for example with AutoModelForSequenceClassification")),
     }
+}
+
+/// Loads a task for a model that lies in `folder`. Where it was saved with a plugin that is not here, the error says with which;
+/// where another build is here, a warning does.
+///
+/// # Errors
+/// Those of [`Session::task`].
+pub fn task_for(session: &Session, folder: &Folder, task: &str, library: Option<&Path>) -> Result<Arc<dyn Task>> {
+    let loaded = match library {
+        Some(library) => session.task_from(task, library),
+        None => session.task(task),
+    };
+    let Some(saved) = saved_with(folder, task)? else { return loaded };
+    let text = |key: &str| saved.get(key).and_then(|value| value.as_str()).unwrap_or_default().to_string();
+    let (name, version, hash) = (text("name"), text("version"), text("sha256"));
+    let short = hash.get(..16).unwrap_or(&hash);
+    match loaded {
+        Ok(loaded) => {
+            let here = loaded.record().and_then(|record| record.get("sha256").cloned());
+            if here.as_ref().and_then(|here| here.as_str()) != Some(hash.as_str()) {
+                session.reporter().warning(&format!(
+                    "the model was saved with another build of the plugin `{name}`: version {version}, sha256 {short}"
+                ));
+            }
+            Ok(loaded)
+        }
+        Err(error) if matches!(error.what(), What::NotFound { kind: "plugin", .. }) => {
+            let what = What::NotFound { kind: "plugin", name: task.trim_start_matches("plugin:").to_string() };
+            Err(Error::new(what).at(Place::file(folder.join("config.json"))).hint(format!(
+                "the model was saved with the plugin `{name}` {version} (sha256 {short}): build it, then \
+                 `retune plugin allow FILE`, or give `--plugin FILE`"
+            )))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a model's config.json says of the plugin that its task came from.
+fn saved_with(folder: &Folder, task: &str) -> Result<Option<serde_json::Value>> {
+    let Some(text) = folder.read_text("config.json")? else { return Ok(None) };
+    let config = ModelConfig::parse(&text, &folder.join("config.json"))?;
+    let same_task = config.get("retune_task").and_then(|saved| saved.as_str()) == Some(task);
+    Ok(config.get("retune_plugin").filter(|_| same_task).cloned())
 }
 
 /// What the class of a causal language model is called in the families where it does not end in `ForCausalLM`.
@@ -175,8 +219,8 @@ fn task_namespace() -> Module {
     let mut module = Module::new();
     let example = "let model = AutoModelForTask::from_pretrained(\"std/minilm-tiny\", \"std/tasks/ner\", #{ num_labels: 9 });\nexpect(model.parameter_names().contains(\"classifier.weight\"), \"the task's own layer\");";
     let text = comments(
-        "Loads a pretrained model and puts a task's head on it: `std/tasks/NAME`, or the path of a `.rhai` file.",
-        "Options as `AutoModelForSequenceClassification::from_pretrained` has them.",
+        "Loads a pretrained model and puts a task's head on it: `std/tasks/NAME`, the path of a `.rhai` file, or `plugin:NAME`.",
+        "Options as `AutoModelForSequenceClassification::from_pretrained` has them. A plugin is one that `retune plugin allow` allowed; `plugin_path` names its library where `--plugin FILE` does not.",
         example,
     );
     FuncRegistration::new("from_pretrained")
@@ -211,12 +255,13 @@ fn settings(
     overrides: Vec<(String, serde_json::Value)>,
     ignore: bool,
     function: &str,
+    task: Arc<dyn Task>,
 ) -> Result<ModelSettings> {
     let session = Session::of(context);
     Ok(ModelSettings {
         name: name.to_string(),
         suffix: class.suffix.to_string(),
-        task: session.task(&class.task)?,
+        task,
         load: LoadSettings {
             caller: format!("`{}::{function}`", class.name),
             overrides,
@@ -243,10 +288,13 @@ fn load(context: &NativeCallContext, class: &Class, name: &str, options: Map) ->
     let mut options = Options::new(format!("`{}::from_pretrained`", class.name), options);
     let revision = options.string("revision")?;
     let ignore = options.bool("ignore_mismatched_sizes")?.unwrap_or(false);
+    let library = options.string("plugin_path")?;
     let config = options.row("config")?;
     let overrides = with_config(&config, options.rest()?);
-    let settings = settings(context, class, name, overrides, ignore, "from_pretrained")?;
     let folder = open_model(session.places(), &Hub::from_env(), name, revision.as_deref())?;
+    let library = library.map(|path| session.places().path(&path).unwrap_or_else(|| path.into()));
+    let task = task_for(&session, &folder, &class.task, library.as_deref())?;
+    let settings = settings(context, class, name, overrides, ignore, "from_pretrained", task)?;
     let model = Model::from_pretrained(&folder, settings)?;
     check_family(class, &model)?;
     session.remember(&model);
@@ -279,7 +327,8 @@ fn make(context: &NativeCallContext, class: &Class, config: Map) -> Result<Model
     for (key, value) in config {
         map.insert(key.to_string(), from_dynamic(&value)?.to_json());
     }
-    let settings = settings(context, class, "from_config", Vec::new(), false, "from_config")?;
+    let task = Session::of(context).task(&class.task)?;
+    let settings = settings(context, class, "from_config", Vec::new(), false, "from_config", task)?;
     let model = Model::from_config(ModelConfig::from_map(map), settings)?;
     check_family(class, &model)?;
     Session::of(context).remember(&model);

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use rhai::plugin::*;
 use rhai::{Array, Map};
 
-use crate::api::model::{FOR_TASK, load_for};
+use crate::api::model::load_for;
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::data::conll::TOKENS;
@@ -12,6 +12,7 @@ use crate::data::hub::{Hub, open_tokenizer};
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::Model;
+use crate::head::labels::FOR_TASK;
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, to_dynamic, type_name};
 use crate::pipeline::{Pipeline, question_rows, suffix_of, text_row};
 use crate::tokenizer::{Tokenizer, TokenizerOptions};

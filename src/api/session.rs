@@ -4,7 +4,7 @@
 //! through its call context.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,8 +17,8 @@ use crate::error::{Result, What};
 use crate::head::{Model, Task, WeakModel};
 use crate::report::Reporter;
 
-/// Loads a task by name: `std/tasks/NAME`, a path to a `.rhai` file, or `plugin:NAME`.
-pub type TaskLoader = dyn Fn(&Session, &str) -> Result<Arc<dyn Task>> + Send + Sync;
+/// Loads a task by name: `std/tasks/NAME`, a path to a `.rhai` file, or `plugin:NAME`, the last from a library where one is given.
+pub type TaskLoader = dyn Fn(&Session, &str, Option<&Path>) -> Result<Arc<dyn Task>> + Send + Sync;
 
 /// The state of one run. Cheap to clone; all clones are the same run.
 #[derive(Clone)]
@@ -143,7 +143,15 @@ impl Session {
     /// # Errors
     /// An unknown name, or a script that does not compile.
     pub fn task(&self, name: &str) -> Result<Arc<dyn Task>> {
-        (self.0.tasks)(self, name)
+        (self.0.tasks)(self, name, None)
+    }
+
+    /// Loads the task `plugin:NAME` from a library.
+    ///
+    /// # Errors
+    /// As [`Session::task`], and a library that is no plugin or was not allowed.
+    pub fn task_from(&self, name: &str, library: &Path) -> Result<Arc<dyn Task>> {
+        (self.0.tasks)(self, name, Some(library))
     }
 
     /// The seed that initialises new weights: `set_seed` or 42, unless `--seed` is given.

@@ -1,10 +1,11 @@
-//! `retune check RECIPE`: compiles a recipe and all its imports and says everything that is wrong.
+//! `retune check RECIPE`: compiles a recipe and all its imports and says everything that is wrong. A plugin is tried out instead,
+//! as `retune plugin check` does.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::{Context, fail, print};
+use crate::cli::{Context, fail, plugin, print};
 use crate::host::check::check;
 use crate::host::diagnostics::Outcome;
 use crate::host::run::Host;
@@ -12,12 +13,15 @@ use crate::host::run::Host;
 /// Compile a recipe and all its imports, and say what is wrong.
 #[derive(Args)]
 pub(super) struct Check {
-    /// The recipe, a `.rhai` file
+    /// The recipe, a `.rhai` file, or the library of a plugin
     recipe: PathBuf,
 }
 
 impl Check {
     pub(super) fn execute(self, context: &Context) -> Outcome {
+        if self.recipe.extension().is_some_and(|extension| extension == std::env::consts::DLL_EXTENSION) {
+            return Ok(plugin::check(context, &self.recipe)?);
+        }
         let host = Host::new(context.run_settings(self.recipe, &[])?, &context.sources);
         let checked = check(&host);
         let mut problems = checked.problems.into_iter().peekable();

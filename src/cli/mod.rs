@@ -15,6 +15,7 @@ use crate::host::diagnostics::{Diagnostic, Outcome, Style};
 use crate::host::run::RunSettings;
 use crate::host::sources::Sources;
 use crate::kernels;
+use crate::plugin::canary;
 use crate::report::{Output, Reporter};
 use crate::tensor::device;
 
@@ -52,6 +53,10 @@ commands![
     check::Check,
     /// Use a saved model on a text, or on every line of standard input
     predict::Predict,
+    /// Make something new to start from
+    new::New,
+    /// Allow, list, remove, look at and try out plugins
+    plugin::Plugin,
     /// Print the reference of everything a script may call
     reference::Reference,
 ];
@@ -63,6 +68,7 @@ const ENVIRONMENT: &str = "\
 Environment:
   RETUNE_KERNELS  \"amx\", \"avx512\" or \"gemm\", of which the first that the machine has is the default; \"emulated\"
                   (what amx computes, anywhere) and \"reference\" (plain tensor operations) are slower, for comparison
+  RETUNE_HOME     Where allowed plugins are kept; else $XDG_DATA_HOME/retune, else ~/.local/share/retune
   NO_COLOR        Leave out colours";
 
 /// Fine-tune transformers from Rhai scripts.
@@ -99,6 +105,9 @@ pub struct Globals {
     /// Use the library in DIR instead of the embedded one
     #[arg(long, global = true, value_name = "DIR")]
     pub stdlib: Option<PathBuf>,
+    /// Look for tasks `plugin:NAME` in FILE, a plugin that was allowed
+    #[arg(long, global = true, value_name = "FILE")]
+    pub plugin: Vec<PathBuf>,
 }
 
 /// What a command works with.
@@ -134,6 +143,7 @@ impl Context {
             device: device::open(&self.globals.device)?,
             seed: self.globals.seed,
             reporter: self.reporter.clone(),
+            plugins: self.globals.plugin.clone(),
         })
     }
 }
@@ -146,6 +156,10 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
     };
     let CommandLine { globals, command } = command_line;
     let reporter = Reporter::terminal(Output { json: globals.json, quiet: globals.quiet });
+    // Plugins are tried out in a child process, which is this program again.
+    if let Ok(program) = std::env::current_exe() {
+        canary::set_program(program);
+    }
     let context = Context { globals, reporter, sources: Sources::default() };
     let outcome = match kernels::path_from_env() {
         Ok(_) => command.execute(&context),

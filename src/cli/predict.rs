@@ -8,9 +8,9 @@ use std::io::{BufRead, IsTerminal};
 use clap::Args;
 use serde_json::{Map, Value as Json};
 
+use crate::api::session::Session;
 use crate::cli::Context;
 use crate::data::{Row, Value};
-use crate::data::files::Places;
 use crate::data::hub::{Hub, open_model};
 use crate::error::{Error, Result, What};
 use crate::head::{Model, ModelSettings};
@@ -56,7 +56,7 @@ impl Predict {
         let settings = context.run_settings("predict".into(), &[])?;
         let host = Host::new(settings, &context.sources);
         let session = &host.session;
-        let pipeline = open(session.places(), &self, &|name| session.task(name), session.device().clone())?;
+        let pipeline = open(session, &self)?;
         let pipeline = pipeline.seeded(session.seed());
         let pipeline = if context.globals.json { pipeline } else { for_people(pipeline)? };
         let asked = match (&self.question, &self.context) {
@@ -91,23 +91,21 @@ impl Predict {
     }
 }
 
-type Tasks<'a> = dyn Fn(&str) -> Result<std::sync::Arc<dyn crate::head::Task>> + 'a;
-
-fn open(places: &Places, command: &Predict, tasks: &Tasks<'_>, device: candle_core::Device) -> Result<Pipeline> {
-    let folder = open_model(places, &Hub::from_env(), &command.model, None)?;
+fn open(session: &Session, command: &Predict) -> Result<Pipeline> {
+    let folder = open_model(session.places(), &Hub::from_env(), &command.model, None)?;
     let (suffix, task) = crate::api::model::class_of(&folder)?;
     let model = Model::from_pretrained(
         &folder,
         ModelSettings {
             name: command.model.clone(),
             suffix,
-            task: tasks(&task)?,
+            task: crate::api::model::task_for(session, &folder, &task, None)?,
             load: LoadSettings {
                 caller: "`retune predict`".into(),
                 overrides: Vec::new(),
                 ignore_mismatched_sizes: false,
                 seed: crate::api::session::DEFAULT_SEED,
-                device,
+                device: session.device().clone(),
             },
         },
     )?;

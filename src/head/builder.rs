@@ -54,6 +54,16 @@ impl HeadBuilder {
         self.builder.make(name, shape, init.unwrap_or(Init::Normal(self.deviation))).map_err(of_another_shape)
     }
 
+    /// The parameter `name` of the whole model, where it has been made.
+    pub fn made(&self, name: &str) -> Option<Arc<Parameter>> {
+        self.builder.parameters().get(name)
+    }
+
+    /// Where the parameters live.
+    pub fn device(&self) -> &candle_core::Device {
+        self.builder.device()
+    }
+
     /// The encoder's token table, for heads whose last layer is tied to it.
     ///
     /// # Errors

@@ -18,6 +18,9 @@ pub const LABEL_COLUMNS: [&str; 3] = ["labels", "label", "label_ids"];
 /// What follows the class prefix of models that classify whole rows.
 pub const SEQUENCE_CLASSIFICATION: &str = "ForSequenceClassification";
 
+/// What follows the class prefix of models with a task of the user's own.
+pub const FOR_TASK: &str = "ForTask";
+
 /// The label column of a data set.
 pub fn column(dataset: &Dataset) -> Option<&'static str> {
     LABEL_COLUMNS.into_iter().find(|name| dataset.column_names().iter().any(|column| column == name))
@@ -32,10 +35,13 @@ pub fn settle(model: &Model, dataset: &Dataset, given: &Row) -> Result<()> {
     if model.task().options()?.contains_key(token_labels::LABEL_COLUMN) {
         return token_labels::settle(model, dataset, given);
     }
+    let Some(name) = column(dataset) else { return Ok(()) };
+    if model.architecture().ends_with(FOR_TASK) {
+        return suit(model, dataset, name);
+    }
     if !model.architecture().ends_with(SEQUENCE_CLASSIFICATION) {
         return Ok(());
     }
-    let Some(name) = column(dataset) else { return Ok(()) };
     let kind = one_kind(dataset, name)?;
     let config = model.config();
     let n_labels = config.num_labels()?;
@@ -73,6 +79,28 @@ pub fn settle(model: &Model, dataset: &Dataset, given: &Row) -> Result<()> {
                 .hint("for regression, load the model with `num_labels: 1`"));
             }
         };
+        model.change_config(|config| config.set("problem_type", Json::from(problem.name())));
+    }
+    Ok(())
+}
+
+/// As [`settle`] for a task of the user's own, whose labels may be anything: names and problem type are settled where the labels
+/// look like those of a classification with as many classes as the model has, and nothing is refused.
+fn suit(model: &Model, dataset: &Dataset, name: &str) -> Result<()> {
+    let Ok(kind) = one_kind(dataset, name) else { return Ok(()) };
+    let config = model.config();
+    let n_labels = config.num_labels()?;
+    let names: Vec<String> = strings(dataset, name).into_iter().collect();
+    if !names.is_empty() && !config.has_label_names()? && names.len() == n_labels {
+        model.change_config(|config| config.set_labels(&names));
+    }
+    let problem = match kind {
+        Kind::Fraction | Kind::Whole if n_labels == 1 => ProblemType::Regression,
+        Kind::Text | Kind::Whole => ProblemType::SingleLabel,
+        Kind::List => ProblemType::MultiLabel,
+        Kind::Fraction => return Ok(()),
+    };
+    if config.problem_type()?.is_none() {
         model.change_config(|config| config.set("problem_type", Json::from(problem.name())));
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The task contract: what turns hidden states into logits, logits into a loss, rows into features.
 //!
-//! [`Task`] has two implementers: `script` (a Rhai module) and, with the issue on plugins, native code. A [`Model`] is an
-//! encoder with a task's head on it.
+//! [`Task`] has two implementers: `script` (a Rhai module) and `plugin` (native code). A [`Model`] is an encoder with a task's
+//! head on it.
 
 pub mod autograd;
 pub mod best_answers;
@@ -19,6 +19,7 @@ mod model;
 pub mod options;
 mod output;
 pub mod packed;
+pub mod plugin;
 pub mod prepare;
 pub mod question_windows;
 pub mod script;
@@ -121,7 +122,7 @@ pub trait Task: Send + Sync {
     ///
     /// # Errors
     /// What the task raises: no text, a label it does not know.
-    fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Row>>;
+    fn encode(&self, head: &HeadState, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Row>>;
 
     /// How many tokens the blocks have that encoded rows are joined into; `None` where rows stay by themselves.
     ///
@@ -135,7 +136,7 @@ pub trait Task: Send + Sync {
     ///
     /// # Errors
     /// What the task raises.
-    fn collate(&self, batch: Batch, _options: &Value) -> Result<Batch> {
+    fn collate(&self, _head: &HeadState, batch: Batch, _options: &Value) -> Result<Batch> {
         Ok(batch)
     }
 
@@ -149,13 +150,20 @@ pub trait Task: Send + Sync {
     ///
     /// # Errors
     /// What the task raises.
-    fn decode(&self, output: &Output, batch: &Batch, options: &Value, tokenizer: Option<&Tokenizer>) -> Result<Value>;
+    fn decode(
+        &self,
+        head: &HeadState,
+        output: &Output,
+        batch: &Batch,
+        options: &Value,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Value>;
 
     /// What a pipeline returns for a row, from what was decoded of each of its features.
     ///
     /// # Errors
     /// What the task raises.
-    fn merge(&self, _results: &Value, _row: &Row, _options: &Value) -> Result<Value> {
+    fn merge(&self, _head: &HeadState, _results: &Value, _row: &Row, _options: &Value) -> Result<Value> {
         Err(What::Unsupported(format!("a pipeline over windows with the task `{}`", self.name())).into())
     }
 
@@ -163,7 +171,7 @@ pub trait Task: Send + Sync {
     ///
     /// # Errors
     /// What the task raises.
-    fn reduce(&self, _output: &Output, _batch: &Batch, _options: &Value) -> Result<Value> {
+    fn reduce(&self, _head: &HeadState, _output: &Output, _batch: &Batch, _options: &Value) -> Result<Value> {
         Err(What::Unsupported(format!("`reduce` of the task `{}`", self.name())).into())
     }
 
@@ -171,5 +179,27 @@ pub trait Task: Send + Sync {
     ///
     /// # Errors
     /// What the task raises.
-    fn metrics(&self, predictions: &Value, references: &Value, options: &Value) -> Result<Value>;
+    fn metrics(&self, head: &HeadState, predictions: &Value, references: &Value, options: &Value) -> Result<Value>;
+
+    /// What the head remembers beside its parameters, which is saved with the model.
+    ///
+    /// # Errors
+    /// What the task raises.
+    fn save_state(&self, _head: &HeadState) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// The bytes of [`Task::save_state`] again.
+    ///
+    /// # Errors
+    /// What the task raises, or a task without a state.
+    fn load_state(&self, _head: &HeadState, _state: &[u8]) -> Result<()> {
+        Err(What::Conflict(format!("the model was saved with a state that the task `{}` does not have", self.name()))
+            .into())
+    }
+
+    /// What is saved beside the task's name, so that it can be found again: a plugin's name, version and hash.
+    fn record(&self) -> Option<serde_json::Value> {
+        None
+    }
 }

@@ -47,6 +47,9 @@ struct Inner {
     generation_config: Map<String, Json>,
 }
 
+/// The file of what a head remembers beside its parameters.
+const HEAD_STATE: &str = "head_state.bin";
+
 /// A model that does not keep its weights alive.
 #[derive(Clone)]
 pub struct WeakModel(Weak<Inner>);
@@ -151,6 +154,9 @@ impl Model {
             folder: folder.cloned(),
             tokenizer: RwLock::default(),
         }));
+        if let Some(folder) = folder {
+            model.load_head_state(folder)?;
+        }
         model.probe();
         Ok(model)
     }
@@ -275,7 +281,7 @@ impl Model {
     /// # Errors
     /// What the task raises.
     pub fn collate(&self, batch: Batch, options: &Value) -> Result<Batch> {
-        if self.0.task.has(Function::Collate) { self.0.task.collate(batch, options) } else { Ok(batch) }
+        if self.0.task.has(Function::Collate) { self.0.task.collate(&self.0.head, batch, options) } else { Ok(batch) }
     }
 
     /// Logits of a batch.
@@ -358,7 +364,42 @@ impl Model {
             return Err(Error::new(What::Unsupported(format!("a pipeline for the task `{}`", self.0.task.name())))
                 .hint("give the task a function `decode(output, batch, options)`"));
         }
-        self.0.task.decode(output, batch, options, tokenizer)
+        self.0.task.decode(&self.0.head, output, batch, options, tokenizer)
+    }
+
+    /// What the task's pipeline returns for a row, from what was decoded of each of its features.
+    ///
+    /// # Errors
+    /// What the task raises.
+    pub fn merge(&self, results: &Value, row: &Row, options: &Value) -> Result<Value> {
+        self.0.task.merge(&self.0.head, results, row, options)
+    }
+
+    /// The little that the task's metrics need of an output of [`Model::forward`].
+    ///
+    /// # Errors
+    /// What the task raises.
+    pub fn reduce(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
+        self.0.task.reduce(&self.0.head, output, batch, options)
+    }
+
+    /// The task's metrics of predictions against references.
+    ///
+    /// # Errors
+    /// What the task raises.
+    pub fn metrics(&self, predictions: &Value, references: &Value, options: &Value) -> Result<Value> {
+        self.0.task.metrics(&self.0.head, predictions, references, options)
+    }
+
+    /// Reads the state of the head that a model was saved with, where it has one.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and what the task raises.
+    pub fn load_head_state(&self, folder: &Folder) -> Result<()> {
+        match folder.read(HEAD_STATE)? {
+            Some(state) => self.0.task.load_state(&self.0.head, &state),
+            None => Ok(()),
+        }
     }
 
     /// Writes config.json and model.safetensors into `folder`, as Hugging Face's `save_pretrained` does.
@@ -375,11 +416,17 @@ impl Model {
         if !self.0.task.name().starts_with("std/tasks/") {
             config.set("retune_task", Json::from(self.0.task.name()));
         }
+        if let Some(record) = self.0.task.record() {
+            config.set("retune_plugin", record);
+        }
         let text = save::config_json(&config, self.0.family, &self.0.architecture);
         let tensors = self.0.parameters.all();
         let tensors: Vec<_> =
             tensors.iter().map(|parameter| (parameter.name().to_string(), parameter.value().detach())).collect();
         save::write_file(&folder.join(crate::model::weights::SINGLE), &save::to_safetensors(&tensors)?)?;
+        if let Some(state) = self.0.task.save_state(&self.0.head)? {
+            save::write_file(&folder.join(HEAD_STATE), &state)?;
+        }
         if self.0.task.generates() {
             let text = defaults::to_text(&self.generation_config());
             save::write_file(&folder.join(defaults::FILE), text.as_bytes())?;
@@ -397,7 +444,7 @@ impl Model {
     /// # Errors
     /// What the task raises, or features that are malformed.
     pub fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Features>> {
-        let rows = self.0.task.encode(tokenizer, row, options)?;
+        let rows = self.0.task.encode(&self.0.head, tokenizer, row, options)?;
         let is_empty = |row: &Row| row.get("input_ids").and_then(Value::as_list).is_some_and(<[Value]>::is_empty);
         let joined = self.0.task.block_size(options)?.is_some();
         let rows = rows.iter().filter(|row| !(joined && is_empty(row)));

@@ -18,6 +18,7 @@ mod mistakes;
 pub mod names;
 mod pieces;
 mod reach;
+pub mod plugins;
 pub mod reference;
 pub mod reload;
 pub mod replay;

@@ -38,13 +38,15 @@ pub struct RunSettings {
     pub seed: Option<u64>,
     /// Where everything that is shown goes.
     pub reporter: Reporter,
+    /// Libraries that tasks `plugin:NAME` are looked for in, before the plugins that were allowed.
+    pub plugins: Vec<PathBuf>,
 }
 
 impl RunSettings {
     /// A run of `recipe` on the processor, without arguments.
     pub fn new(recipe: impl Into<PathBuf>, reporter: Reporter) -> Self {
         let (arguments, stdlib, device, seed) = (BTreeMap::new(), None, Device::Cpu, None);
-        RunSettings { recipe: recipe.into(), arguments, stdlib, device, seed, reporter }
+        RunSettings { recipe: recipe.into(), arguments, stdlib, device, seed, reporter, plugins: Vec::new() }
     }
 }
 
@@ -74,7 +76,7 @@ impl Host {
             reporter: settings.reporter,
             arguments: settings.arguments.clone(),
             seed: settings.seed,
-            tasks: loader(&sources, &deadline, &tasks),
+            tasks: loader(&sources, &deadline, &tasks, &settings.plugins),
             recipe: settings.recipe,
         });
         session.live().end_by(&deadline);

@@ -1,9 +1,10 @@
-//! Where task scripts come from: `std/tasks/NAME` or a path to a `.rhai` file.
+//! Where tasks come from: `std/tasks/NAME` or a path to a `.rhai` file; those of plugins are left to `plugins`.
 //!
 //! A name flows in; the compiled script with an engine of its own flows out. What the functions of a task
 //! mean is left to `head`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::session::{Session, TaskLoader};
@@ -12,6 +13,7 @@ use crate::head::script::convert::{lower, type_name};
 use crate::head::script::{ScriptTask, TaskVersion};
 use crate::host::engine::engine;
 use crate::host::limits::Deadline;
+use crate::host::plugins;
 use crate::host::reload::Texts;
 use crate::host::resolver::compile;
 use crate::host::sources::{Sources, imported_name};
@@ -33,11 +35,11 @@ pub struct LoadedTask {
 /// Finds and compiles the task `name`. Relative paths are tried beside the recipe and in the working directory.
 ///
 /// # Errors
-/// An unknown name, a script that does not compile, and plugins, which this version does not have.
+/// An unknown name, a script that does not compile, a plugin.
 pub fn load_task(session: &Session, sources: &Sources, deadline: &Deadline, name: &str) -> Result<LoadedTask> {
-    if name.starts_with("plugin:") {
-        let error = Error::new(What::Unsupported(format!("the task `{name}`")));
-        return Err(error.hint("native plugins are not part of this version; write the task as a `.rhai` script"));
+    if name.starts_with(plugins::PREFIX) {
+        let error = Error::new(What::Unsupported(format!("reading the task `{name}` as a script")));
+        return Err(error.hint("a script can extend scripts alone"));
     }
     let path = imported_name("", name);
     let path = match session.places().path(&path) {
@@ -151,10 +153,24 @@ fn version(task: &ScriptTask, place: &TaskPlace, engine: &rhai::Engine, texts: &
     task.other_version(ast(&place.path)?, base.as_ref())
 }
 
-/// The loader that a session is given; tasks that it loads are kept in `registry`.
-pub(crate) fn loader(sources: &Sources, deadline: &Deadline, registry: &Registry) -> Arc<TaskLoader> {
+/// The loader that a session is given; tasks that it loads are kept in `registry`, `libraries` are the plugins of the command line.
+pub(crate) fn loader(
+    sources: &Sources,
+    deadline: &Deadline,
+    registry: &Registry,
+    libraries: &[PathBuf],
+) -> Arc<TaskLoader> {
     let (sources, deadline, registry) = (sources.clone(), deadline.clone(), registry.clone());
-    Arc::new(move |session, name| {
+    let libraries = libraries.to_vec();
+    Arc::new(move |session, name, library| {
+        if let Some(head) = name.strip_prefix(plugins::PREFIX) {
+            let engine = Arc::new(engine(session.clone(), &sources, &deadline));
+            return plugins::task(session, engine, &libraries, head, library);
+        }
+        if library.is_some() {
+            let problem = format!("`plugin_path` is for tasks `plugin:NAME`, but the task is `{name}`");
+            return Err(What::Conflict(problem).into());
+        }
         let LoadedTask { name, engine, ast, path, .. } = load_task(session, &sources, &deadline, name)?;
         let base = match extended(&engine, &ast, &path)? {
             Some(base) => Some(load_task(session, &sources, &deadline, &base)?),

@@ -215,6 +215,11 @@ impl Builder {
         &self.parameters
     }
 
+    /// Where the parameters live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// What became of the checkpoint's weights; unused ones are known when the model is complete.
     pub fn record(&self) -> LoadRecord {
         let mut record = self.record.read().unwrap_or_else(PoisonError::into_inner).clone();

@@ -17,6 +17,7 @@ use crate::error::{Error, Place, Result, What};
 use crate::head::Model;
 use crate::model::save::{to_safetensors, write_file};
 use crate::model::weights::Weights;
+use crate::plugin::crash;
 use crate::train::epochs::Origin;
 use crate::train::live_arguments::RateChange;
 use crate::train::optimizer::{AdamW, Moments, OptimizerState};
@@ -141,6 +142,7 @@ pub fn save(settings: &TrainerSettings, folder: &Path, optimizer: &AdamW, progre
     readable(inside).map_err(wrap(inside))?;
     let complete = temporary.keep();
     std::fs::rename(&complete, folder).map_err(wrap(folder))?;
+    crash::note_checkpoint(folder);
     sync_directory(parent).map_err(wrap(parent))
 }
 
@@ -241,6 +243,7 @@ pub fn load(model: &Model, folder: &Path, optimizer: &mut AdamW) -> Result<Progr
         files.read_text(name)?.ok_or_else(missing)
     };
     verify(folder, &read("manifest.json")?)?;
+    crash::note_checkpoint(folder);
     load_weights(model, folder)?;
     optimizer.load_state(moments(folder)?)?;
     let state = TrainerState::from_json(&read("trainer_state.json")?, &folder.join("trainer_state.json"))?;
@@ -299,7 +302,7 @@ pub fn load_weights(model: &Model, folder: &Path) -> Result<()> {
         }
         var.set(&weights.load(name, model.device())?)?;
     }
-    Ok(())
+    model.load_head_state(&Folder::Disk(folder.to_path_buf()))
 }
 
 fn moments(folder: &Path) -> Result<OptimizerState> {

@@ -152,7 +152,8 @@ impl Trainer {
                 made_labels.extend(labels_of(&batch, &names)?);
             }
             if reduces {
-                reduced.extend(one_each(task.reduce(&output, &batch, &prepared.options)?, &batch, task.name())?);
+                let values = self.settings.model.reduce(&output, &batch, &prepared.options)?;
+                reduced.extend(one_each(values, &batch, task.name())?);
             }
             let progress = Progress { done: number + 1, total: batches.len() };
             self.announce(Event::PredictionStep, hooks, &Extra { progress: Some(progress), ..Extra::default() })?;
@@ -177,7 +178,7 @@ impl Trainer {
                 let references = features.iter().map(|features| reference_of(features, &names)).collect();
                 let given = if reduces { reduced } else { predictions.predictions.clone() };
                 let options = with_loss(&prepared.options, loss);
-                task.metrics(&Value::List(given.into()), &Value::List(references), &options)?
+                self.settings.model.metrics(&Value::List(given.into()), &Value::List(references), &options)?
             }
             _ => Value::Map(Arc::default()),
         };

@@ -244,7 +244,7 @@ impl Task for ScriptTask {
         self.version().loss(head, output, batch)
     }
 
-    fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Row>> {
+    fn encode(&self, _head: &HeadState, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Row>> {
         self.version().encode(tokenizer, row, options)
     }
 
@@ -252,23 +252,30 @@ impl Task for ScriptTask {
         self.version().block_size(options)
     }
 
-    fn collate(&self, batch: Batch, options: &Value) -> Result<Batch> {
+    fn collate(&self, _head: &HeadState, batch: Batch, options: &Value) -> Result<Batch> {
         self.version().collate(batch, options)
     }
 
-    fn decode(&self, output: &Output, batch: &Batch, options: &Value, tokenizer: Option<&Tokenizer>) -> Result<Value> {
+    fn decode(
+        &self,
+        _head: &HeadState,
+        output: &Output,
+        batch: &Batch,
+        options: &Value,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Value> {
         self.version().decode(output, batch, options, tokenizer)
     }
 
-    fn merge(&self, results: &Value, row: &Row, options: &Value) -> Result<Value> {
+    fn merge(&self, _head: &HeadState, results: &Value, row: &Row, options: &Value) -> Result<Value> {
         self.version().merge(results, row, options)
     }
 
-    fn reduce(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
+    fn reduce(&self, _head: &HeadState, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
         self.version().reduce(output, batch, options)
     }
 
-    fn metrics(&self, predictions: &Value, references: &Value, options: &Value) -> Result<Value> {
+    fn metrics(&self, _head: &HeadState, predictions: &Value, references: &Value, options: &Value) -> Result<Value> {
         self.version().metrics(predictions, references, options)
     }
 }
