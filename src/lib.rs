@@ -41,6 +41,7 @@
 //! - A random draw is a function of (seed, stream, step, index), never of history, threads or timing.
 //! - Work is cut by shape alone, so the bits do not depend on the number of threads.
 //! - Nothing that is not finite reaches the weights; nothing is half-written; nothing panics on bad input.
+//! - A run that goes on changes between two updates alone. What is tried there and refused leaves no trace in it.
 //! - Only `api`, `host` and `head::script` know Rhai; only `kernels`, `plugin` and `head::plugin` hold `unsafe`.
 
 pub mod error;

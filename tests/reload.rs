@@ -1,8 +1,12 @@
 //! Hot reload: an edit counts from its update on and from no other, and an edit that is broken leaves no trace.
 
+use retune::api::live::{Live, Request, unanswered};
+use retune::data::Value;
+use retune::host::reload::Reruns;
 use retune::train::ledger::Outcome;
+use retune::train::live_arguments::RatePolicy;
 
-use crate::live_run::{Edits, FILES, Finished, HELPER, RECIPE, TASK, once, run};
+use crate::live_run::{Edits, FILES, Finished, HELPER, RECIPE, TASK, once, run, run_with};
 
 fn undisturbed() -> Finished {
     run(&FILES, |_| Vec::new())
@@ -218,4 +222,55 @@ fn the_record_holds_every_change_and_every_text() {
     assert_eq!(recorded.text(&recorded.entries[0].files[0].new).unwrap(), good);
     assert_eq!(recorded.text(&recorded.entries[1].files[0].new).unwrap(), bad);
     assert_eq!(recorded.first_texts().unwrap().values().filter(|text| *text == HELPER).count(), 1);
+}
+
+/// The rates of a run in which the rate is set to 2e-3 before the fifth of twelve updates.
+fn rates(policy: RatePolicy) -> Vec<f64> {
+    let requests = move |step: usize, _: &Live| match step {
+        4 => vec![Request::Set(vec![("learning_rate".into(), Value::Float(2e-3))], policy, unanswered())],
+        _ => Vec::new(),
+    };
+    let finished = run_with(&FILES, Reruns::Never, |_| Vec::new(), requests);
+    assert_eq!(finished.ledger[0].lr_policy.as_deref(), Some(policy.as_str()));
+    finished.history.iter().filter_map(|log| log.get("learning_rate")).map(|rate| rate.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn the_policies_of_the_learning_rate() {
+    let before = |step: usize| 1e-3 * (12 - step) as f64 / 12.0;
+    let check = |policy: RatePolicy, after: &dyn Fn(usize) -> f64| {
+        for (step, rate) in rates(policy).into_iter().enumerate() {
+            let expected = if step < 4 { before(step) } else { after(step) };
+            assert!((rate - expected).abs() < 1e-15, "{policy:?} at step {step}: {rate} instead of {expected}");
+        }
+    };
+    check(RatePolicy::KeepShape, &|step| 2.0 * before(step));
+    check(RatePolicy::Rewarp, &|step| 2e-3 * (12 - step) as f64 / 8.0);
+    check(RatePolicy::Constant, &|_| 2e-3);
+}
+
+#[test]
+fn a_run_that_goes_on_from_a_checkpoint_knows_what_changed_before_it() {
+    let longer = RECIPE.replace("max_steps: 12", "num_train_epochs: 3");
+    let wider = longer.replace("train_batch_size: 4", "train_batch_size: 8");
+    let files = [("recipe.rhai", longer.as_str()), FILES[1], FILES[2]];
+    let requests = |step: usize, _: &Live| match step {
+        3 => vec![Request::Set(vec![("learning_rate".into(), Value::Float(2e-3))], RatePolicy::Rewarp, unanswered())],
+        8 => vec![Request::Save(unanswered())],
+        _ => Vec::new(),
+    };
+    let edit = once(2, "recipe.rhai", wider.clone());
+    let whole = run_with(&files, Reruns::Never, edit, requests);
+    assert_eq!(whole.failed, None, "{}", whole.shown);
+    // Six updates of four rows, then twice three of eight.
+    assert_eq!(whole.history.last().unwrap()["step"], 12);
+    let checkpoint = whole.out.join("checkpoint-8");
+    let text = wider.replace("learning_rate: 1e-3", "learning_rate: 2e-3").replace(
+        "trainer.train();",
+        &format!("trainer.train(#{{ resume_from_checkpoint: {:?} }});", checkpoint.display().to_string()),
+    );
+    let resumed = run(&[("recipe.rhai", text.as_str()), FILES[1], FILES[2]], |_| Vec::new());
+    assert_eq!(resumed.failed, None, "{}", resumed.shown);
+    assert!(resumed.weights == whole.weights, "other weights");
+    assert_eq!(resumed.ledger, whole.ledger[..2], "the ledger goes on");
 }

@@ -336,22 +336,21 @@ pub(super) struct LedgerKeeper(pub(super) Live);
 impl Callback for LedgerKeeper {
     fn on_event(
         &mut self,
-        _event: Event,
+        event: Event,
         _args: &crate::train::TrainingArguments,
-        _state: &mut TrainerState,
+        state: &mut TrainerState,
         _control: &mut TrainerControl,
         _extra: &Extra,
     ) -> Result<()> {
+        // A run that goes on from a checkpoint goes on with its ledger.
+        if let (Event::TrainBegin, Some(earlier)) = (event, state.stateful_callbacks.get(LEDGER)) {
+            self.0.book().resume_ledger(entries_of(earlier));
+        }
         Ok(())
     }
 
     fn state(&self) -> Option<(String, Json)> {
         let entries = self.0.book().ledger();
         (!entries.is_empty()).then(|| (LEDGER.to_string(), ledger_state(&entries)))
-    }
-
-    fn load_state(&mut self, state: &Json) -> Result<()> {
-        self.0.book().resume_ledger(entries_of(state));
-        Ok(())
     }
 }

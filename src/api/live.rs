@@ -95,7 +95,7 @@ pub struct Version {
 /// What a shadow run may take, beside what the version before it took.
 const SHADOW_TIME: Duration = Duration::from_secs(2);
 /// What the first call of a new callback may take.
-const FIRST_CALL: Duration = Duration::from_secs(10);
+const FIRST_CALL: Duration = Duration::from_secs(60);
 
 /// A run that may change. Cheap to clone; all clones are the same run.
 #[derive(Clone, Default)]

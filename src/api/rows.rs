@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use rhai::{Array, Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext};
 
 use crate::api::session::Session;
+use crate::data::stages::{self, Key};
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Place, Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, row_to_dynamic, type_name};
@@ -164,6 +165,40 @@ impl PerRow<'_> {
 
     /// The rows that the function makes of each row: its maps, laid over the row without its `removed` columns.
     pub(super) fn map(&self, removed: &[String]) -> ScriptResult<Dataset> {
+        let said = format!("map {removed:?} {:?}", self.indices == Indices::Passed);
+        self.kept("map", &said, || self.map_now(removed))
+    }
+
+    /// What a function of the recipe made of the same rows before, where it is pure.
+    fn kept(
+        &self,
+        stage: &'static str,
+        said: &str,
+        make: impl FnOnce() -> ScriptResult<Dataset>,
+    ) -> ScriptResult<Dataset> {
+        let session = Session::of(self.context);
+        let name = self.function.fn_name();
+        let is_plain = !self.function.is_anonymous() && self.function.curry().is_empty();
+        let pure = is_plain.then(|| session.fingerprint(name)).flatten();
+        let Some(function) = pure.filter(|_| stages::is_on()) else { return make() };
+        let parts =
+            vec![("rows", self.data.digest().to_string()), ("function", function), ("options", said.to_string())];
+        let key = Key { stage, about: format!("{} with {name}", self.data.name()), parts };
+        // An error of a script keeps its place on the way through.
+        let mut raised = None;
+        let made = stages::cached(
+            || Ok(Some(key)),
+            || {
+                make().map_err(|error| {
+                    raised = Some(error);
+                    Error::new(What::Internal("a function of the recipe failed".into()))
+                })
+            },
+        );
+        made.map_err(|error| raised.take().unwrap_or_else(|| raise(error)))
+    }
+
+    fn map_now(&self, removed: &[String]) -> ScriptResult<Dataset> {
         self.note_use();
         removed.iter().try_for_each(|column| self.data.require_column(column)).map_err(raise)?;
         self.data.expand(|index, row| {
@@ -179,6 +214,11 @@ impl PerRow<'_> {
 
     /// The rows for which the function gives true.
     pub(super) fn filter(&self) -> ScriptResult<Dataset> {
+        let said = format!("filter {:?}", self.indices == Indices::Passed);
+        self.kept("filter", &said, || self.filter_now())
+    }
+
+    fn filter_now(&self) -> ScriptResult<Dataset> {
         self.note_use();
         self.data.retain(|index, row| {
             let result = self.call(index, row)?;

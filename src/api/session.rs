@@ -38,7 +38,11 @@ struct Shared {
     live: Live,
     /// A run's folder, and the one that it is to be written to instead.
     redirect: Mutex<Option<(String, String)>>,
+    fingerprints: Mutex<Option<Arc<Fingerprints>>>,
 }
+
+/// The digest of everything that a function of the recipe is made of; none where it may give another result another time.
+pub type Fingerprints = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 /// What a session is made of.
 pub struct SessionSettings {
@@ -77,6 +81,7 @@ impl Session {
             models: Mutex::default(),
             live: Live::default(),
             redirect: Mutex::default(),
+            fingerprints: Mutex::default(),
         }))
     }
 
@@ -103,6 +108,17 @@ impl Session {
     /// What may change while the run goes on.
     pub fn live(&self) -> &Live {
         &self.0.live
+    }
+
+    /// Functions of the recipe are told apart by `fingerprints` from now on.
+    pub fn tell_functions_by(&self, fingerprints: Arc<Fingerprints>) {
+        *self.0.fingerprints.lock().unwrap_or_else(PoisonError::into_inner) = Some(fingerprints);
+    }
+
+    /// The digest of everything that the function is made of, where it is pure.
+    pub fn fingerprint(&self, function: &str) -> Option<String> {
+        let fingerprints = self.0.fingerprints.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        fingerprints.and_then(|fingerprints| fingerprints(function))
     }
 
     /// Whatever has the folder `from` as its `output_dir` is to have `to`.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::Context;
-use crate::cli::watched::{WatchFlags, steer};
+use crate::cli::watched::{Steering, WatchFlags};
 use crate::host::diagnostics::Outcome;
 use crate::host::reload::Reruns;
 use crate::host::run::Host;
@@ -38,7 +38,8 @@ impl Run {
             }
             false => None,
         };
-        let _steering = steer(&host, context);
+        let mut steering = Steering::default();
+        steering.turn_to(&host, context);
         host.run()?;
         context.reporter.finish();
         Ok(())

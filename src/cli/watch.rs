@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::watched::{Next, WatchFlags, steer, wait};
+use crate::cli::watched::{Next, Steering, WatchFlags, wait};
 use crate::cli::{Context, fail};
+use crate::data::stages;
 use crate::host::diagnostics::Outcome;
 use crate::host::reload::Reruns;
 use crate::host::run::Host;
@@ -24,6 +25,12 @@ pub(super) struct Watch {
     /// Run the recipe again at every edit, instead of changing the run that goes on
     #[arg(long)]
     restart: bool,
+    /// Load and encode everything anew each time the recipe runs
+    #[arg(long)]
+    no_cache: bool,
+    /// Say for each data set, tokenizer and set of weights whether it was kept from the run before, and why not
+    #[arg(long)]
+    explain_cache: bool,
     #[command(flatten)]
     flags: WatchFlags,
 }
@@ -32,6 +39,12 @@ impl Watch {
     pub(super) fn execute(self, context: &Context) -> Outcome {
         let settings = context.run_settings(self.recipe, &self.arguments)?;
         let reruns = if self.restart { Reruns::Always } else { Reruns::WhereNeeded };
+        if !self.no_cache {
+            let reporter = context.reporter.clone();
+            let explain = self.explain_cache.then(|| Box::new(move |line: &str| reporter.note(line)) as stages::Explain);
+            stages::keep(explain);
+        }
+        let mut steering = Steering::default();
         loop {
             let sources = Sources::default();
             let host = Host::new(settings.clone(), &sources);
@@ -39,7 +52,7 @@ impl Watch {
             self.flags.apply(&host)?;
             let live = host.session.live().clone();
             let _watching = watching::watch(&host, self.flags.notice(), reruns)?;
-            let _steering = steer(&host, context);
+            steering.turn_to(&host, context);
             let outcome = host.run();
             if let Some((why, _)) = live.restart() {
                 context.reporter.note(&format!("again from the first line: {why}"));

@@ -41,9 +41,10 @@ impl WatchFlags {
     }
 }
 
-/// What steers a run for as long as it lives: keys in its terminal, and a socket in its folder.
+/// What steers runs for as long as it lives: keys in the terminal, and a socket in the folder of the run.
+#[derive(Default)]
 pub(super) struct Steering {
-    _keys: Option<Keys>,
+    keys: Option<Keys>,
     control: Arc<Mutex<Option<Control>>>,
 }
 
@@ -53,25 +54,28 @@ impl Drop for Steering {
     }
 }
 
-/// Lets people steer the run of `host`.
-pub(super) fn steer(host: &Host, context: &Context) -> Steering {
-    let (live, reporter) = (host.session.live().clone(), host.session.reporter().clone());
-    let control: Arc<Mutex<Option<Control>>> = Arc::default();
-    let (served, listened, told) = (control.clone(), live.clone(), reporter.clone());
-    live.book().on_folder(Box::new(move |folder| {
-        let mut control = served.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(control.take());
-        match control::serve(folder, listened.clone()) {
-            Ok(serving) => *control = Some(serving),
-            Err(error) => told.note(&format!("`retune ctl` cannot reach this run: {error}")),
+impl Steering {
+    /// Lets people steer the run of `host` from now on.
+    pub(super) fn turn_to(&mut self, host: &Host, context: &Context) {
+        let (live, reporter) = (host.session.live().clone(), host.session.reporter().clone());
+        let (control, listened, told) = (self.control.clone(), live.clone(), reporter.clone());
+        live.book().on_folder(Box::new(move |folder| {
+            let mut control = control.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(control.take());
+            match control::serve(folder, listened.clone()) {
+                Ok(serving) => *control = Some(serving),
+                Err(error) => told.note(&format!("`retune ctl` cannot reach this run: {error}")),
+            }
+        }));
+        if let Some(keys) = &self.keys {
+            keys.turn_to(live);
+        } else if !context.globals.quiet && !context.globals.json {
+            self.keys = keys::listen(live, reporter.clone());
+            if self.keys.is_some() {
+                reporter.note(keys::HELP);
+            }
         }
-    }));
-    let keys = (!context.globals.quiet && !context.globals.json).then(|| keys::listen(live, reporter.clone()));
-    let keys = keys.flatten();
-    if keys.is_some() {
-        reporter.note(keys::HELP);
     }
-    Steering { _keys: keys, control }
 }
 
 /// What is to come after a run that has ended.

@@ -5,10 +5,11 @@
 //! error found much later can still say where to look. What a row means is left to the tasks.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use indexmap::{IndexMap, IndexSet};
 
+use crate::data::digest::digest_rows;
 use crate::data::{Row, Value};
 use crate::error::{Error, Place, Result, What, nearest};
 use crate::tensor::rng::Rng;
@@ -24,6 +25,7 @@ struct Parts {
     rows: Arc<[Row]>,
     origins: Option<Origins>,
     classes: Arc<Classes>,
+    digest: OnceLock<String>,
 }
 
 /// Where the rows came from: an index into `files` and a line from one for each row; line 0 is unknown.
@@ -86,7 +88,7 @@ impl Dataset {
     pub fn named(&self, name: impl Into<Arc<str>>) -> Self {
         let Parts { columns, rows, origins, classes, .. } = &*self.0;
         let (columns, rows, origins, classes) = (columns.clone(), rows.clone(), origins.clone(), classes.clone());
-        Dataset(Arc::new(Parts { name: name.into(), columns, rows, origins, classes }))
+        Dataset(Arc::new(Parts { name: name.into(), columns, rows, origins, classes, digest: OnceLock::new() }))
     }
 
     /// The number of rows.
@@ -142,7 +144,7 @@ impl Dataset {
     pub(super) fn with_classes(&self, classes: Classes) -> Dataset {
         let Parts { name, columns, rows, origins, .. } = &*self.0;
         let (name, columns, rows, origins) = (name.clone(), columns.clone(), rows.clone(), origins.clone());
-        Dataset(Arc::new(Parts { name, columns, rows, origins, classes: Arc::new(classes) }))
+        Dataset(Arc::new(Parts { name, columns, rows, origins, classes: Arc::new(classes), digest: OnceLock::new() }))
     }
 
     /// The values of one column.
@@ -202,6 +204,11 @@ impl Dataset {
         })
     }
 
+    /// The digest of the rows, by which equal data sets are known.
+    pub fn digest(&self) -> &str {
+        self.0.digest.get_or_init(|| digest_rows(self.rows()))
+    }
+
     /// The rows at `indices`, in that order; an index may occur more than once.
     ///
     /// # Errors
@@ -233,7 +240,7 @@ impl Dataset {
     fn with_rows(&self, rows: Arc<[Row]>, sources: &[usize]) -> Dataset {
         let origins = self.origins_of(sources);
         let (name, columns, classes) = (self.0.name.clone(), self.0.columns.clone(), self.0.classes.clone());
-        Dataset(Arc::new(Parts { name, columns, rows, origins, classes }))
+        Dataset(Arc::new(Parts { name, columns, rows, origins, classes, digest: OnceLock::new() }))
     }
 
     fn origins_of(&self, sources: &[usize]) -> Option<Origins> {
@@ -385,7 +392,14 @@ fn build(name: Arc<str>, mut rows: Vec<Row>, origins: Option<Origins>, classes: 
         let cell = |key: &String| (key.clone(), row.get(key).cloned().unwrap_or(Value::Null));
         *row = Arc::new(columns.iter().map(cell).collect());
     }
-    Dataset(Arc::new(Parts { name, columns: columns.into_iter().collect(), rows: rows.into(), origins, classes }))
+    Dataset(Arc::new(Parts {
+        name,
+        columns: columns.into_iter().collect(),
+        rows: rows.into(),
+        origins,
+        classes,
+        digest: OnceLock::new(),
+    }))
 }
 
 /// What is known of single values.

@@ -7,12 +7,14 @@ use indexmap::IndexMap;
 
 use crate::data::conll;
 use crate::data::dataset::{Dataset, listed};
+use crate::data::digest::digest;
 use crate::data::files::Places;
 use crate::data::format::Format;
 use crate::data::hub::{Hub, is_repository};
 use crate::data::hub_dataset;
 use crate::data::slices;
 use crate::data::sources::{self, Source};
+use crate::data::stages::{self, Key};
 use crate::error::{Error, Place, Result, What, nearest};
 
 /// What is loaded: the rows of one file or of the splits asked for, or every split of a folder.
@@ -66,12 +68,37 @@ const TRAIN: &str = "train";
 /// A name that is not there, a split that is not there, and everything a format refuses.
 pub fn load(places: &Places, name: &str, options: &LoadOptions) -> Result<Loaded> {
     let plan = plan(places, name, options)?;
-    match &options.split {
-        Some(split) => plan.slice(split).map(Loaded::One),
-        None if plan.kind == Kind::File => plan.read(TRAIN).map(Loaded::One),
-        None => {
-            let splits = plan.files.keys().map(|split| Ok((split.clone(), plan.read(split)?)));
-            splits.collect::<Result<_>>().map(Loaded::Splits)
+    stages::cached(|| plan.key(options), || plan.load(options))
+}
+
+impl Plan<'_> {
+    /// What the rows are made of. The files of a hub are kept by the hub's cache.
+    fn key(&self, options: &LoadOptions) -> Result<Option<Key>> {
+        if self.kind == Kind::Hub {
+            return Ok(None);
+        }
+        let mut files = String::new();
+        for (split, sources) in &self.files {
+            for source in sources {
+                files += &format!("{split} {} {}\n", source.shown.display(), digest(&source.bytes()?));
+            }
+        }
+        let said = format!(
+            "{:?} {:?} {:?} {:?} {:?}",
+            options.split, options.format, options.data_files, options.token_column, options.tag_column
+        );
+        let parts = vec![("files", digest(files.as_bytes())), ("options", digest(said.as_bytes()))];
+        Ok(Some(Key { stage: "load_dataset", about: self.name.to_string(), parts }))
+    }
+
+    fn load(&self, options: &LoadOptions) -> Result<Loaded> {
+        match &options.split {
+            Some(split) => self.slice(split).map(Loaded::One),
+            None if self.kind == Kind::File => self.read(TRAIN).map(Loaded::One),
+            None => {
+                let splits = self.files.keys().map(|split| Ok((split.clone(), self.read(split)?)));
+                splits.collect::<Result<_>>().map(Loaded::Splits)
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod parquet;
 pub mod slices;
 mod sources;
 pub mod splits;
+pub mod stages;
 mod squad;
 pub mod text;
 pub mod train_test_split;

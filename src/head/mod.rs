@@ -10,7 +10,9 @@ pub mod blocks;
 pub mod builder;
 pub mod class_weights;
 pub mod debug_data;
+pub mod encoded;
 pub mod entities;
+mod features_file;
 pub mod fill_mask;
 pub mod generation;
 pub mod labels;
@@ -82,6 +84,11 @@ impl Function {
 pub trait Task: Send + Sync {
     /// The task's name, for example `std/tasks/sentiment`.
     fn name(&self) -> &str;
+
+    /// The digest of everything that decides what the task's functions do, where the task can say it.
+    fn fingerprint(&self) -> Option<String> {
+        None
+    }
 
     /// Whether the task has an optional function.
     fn has(&self, function: Function) -> bool;

@@ -86,6 +86,8 @@ mod unix {
     pub struct Control {
         path: PathBuf,
         inode: u64,
+        /// Whether the folder is there for the socket alone.
+        made: bool,
         ended: Arc<AtomicBool>,
     }
 
@@ -100,6 +102,7 @@ mod unix {
             let problem = format!("another run is at work in `{}`", folder.display());
             return Err(Error::new(What::Conflict(problem)).hint("give each its own `output_dir`"));
         }
+        let made = !folder.exists();
         std::fs::create_dir_all(folder).map_err(wrap)?;
         // Until the mode is set nobody else can reach it: a temporary folder is its owner's alone.
         let private = tempfile::Builder::new().prefix(".c").tempdir_in(folder).map_err(wrap)?;
@@ -121,7 +124,7 @@ mod unix {
             }
         });
         thread.map_err(wrap)?;
-        Ok(Control { path, inode, ended })
+        Ok(Control { path, inode, made, ended })
     }
 
     impl Drop for Control {
@@ -131,6 +134,10 @@ mod unix {
             // A later run may have put its own socket there.
             if std::fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
                 let _ = std::fs::remove_file(&self.path);
+            }
+            // Only a folder into which nothing was written goes.
+            if let (true, Some(folder)) = (self.made, self.path.parent()) {
+                let _ = std::fs::remove_dir(folder);
             }
         }
     }

@@ -14,6 +14,7 @@ mod unix {
     use std::io::IsTerminal;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex, Once, PoisonError};
+    use std::thread::JoinHandle;
 
     use rustix::process::{Signal, getpid, kill_process};
     use rustix::stdio::stdin;
@@ -28,7 +29,9 @@ mod unix {
 
     /// Listens for as long as it lives.
     pub struct Keys {
+        live: Arc<Mutex<Live>>,
         ended: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
     }
 
     /// Listens to the terminal, where stdin and stderr are one and the process is in front.
@@ -46,18 +49,31 @@ mod unix {
             }));
         });
         let ended = Arc::new(AtomicBool::new(false));
-        let mut listener = Listener { live, reporter, typed: None, ended: ended.clone() };
-        let spawned = std::thread::Builder::new().name("keys".into()).spawn(move || listener.listen());
-        if spawned.is_err() {
-            restore();
-            return None;
+        let live = Arc::new(Mutex::new(live));
+        let mut listener = Listener { live: live.clone(), reporter, typed: None, ended: ended.clone() };
+        match std::thread::Builder::new().name("keys".into()).spawn(move || listener.listen()) {
+            Ok(thread) => Some(Keys { live, ended, thread: Some(thread) }),
+            Err(_) => {
+                restore();
+                None
+            }
         }
-        Some(Keys { ended })
+    }
+
+    impl Keys {
+        /// Steers another run from now on.
+        pub fn turn_to(&self, live: Live) {
+            *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
+        }
     }
 
     impl Drop for Keys {
         fn drop(&mut self) {
             self.ended.store(true, Ordering::Release);
+            // A listener that is left behind would take the next letter from whoever reads after it.
+            if let Some(thread) = self.thread.take() {
+                let _ = thread.join();
+            }
             restore();
         }
     }
@@ -83,7 +99,7 @@ mod unix {
     }
 
     struct Listener {
-        live: Live,
+        live: Arc<Mutex<Live>>,
         reporter: Reporter,
         /// The learning rate that is being typed.
         typed: Option<(String, Prompt)>,
@@ -91,6 +107,10 @@ mod unix {
     }
 
     impl Listener {
+        fn live(&self) -> Live {
+            self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }
+
         fn listen(&mut self) {
             let mut letter = [0u8];
             while !self.ended.load(Ordering::Acquire) {
@@ -113,10 +133,10 @@ mod unix {
                 return self.typing(key);
             }
             match key {
-                b'p' => self.live.ask(Request::Pause(unanswered())),
-                b'e' => self.live.ask(Request::Evaluate(unanswered())),
-                b's' => self.live.ask(Request::Save(unanswered())),
-                b'q' => self.live.ask(Request::Stop(unanswered())),
+                b'p' => self.live().ask(Request::Pause(unanswered())),
+                b'e' => self.live().ask(Request::Evaluate(unanswered())),
+                b's' => self.live().ask(Request::Save(unanswered())),
+                b'q' => self.live().ask(Request::Stop(unanswered())),
                 b'l' => {
                     let prompt = self.reporter.prompt("learning rate (Enter sets it, Esc leaves it): ");
                     self.typed = Some((String::new(), prompt));
@@ -136,7 +156,8 @@ mod unix {
                     match number {
                         Ok(rate) => {
                             let pairs = vec![("learning_rate".to_string(), Value::Float(rate))];
-                            self.live.ask(Request::Set(pairs, self.live.settings().policy, unanswered()));
+                            let live = self.live();
+                            live.ask(Request::Set(pairs, live.settings().policy, unanswered()));
                         }
                         Err(_) => self.reporter.note("that is no number: the learning rate stays"),
                     }
@@ -167,6 +188,12 @@ mod unix {
 /// There are no such terminals on this system.
 #[cfg(not(unix))]
 pub struct Keys;
+
+#[cfg(not(unix))]
+impl Keys {
+    /// Does nothing.
+    pub fn turn_to(&self, _live: crate::api::live::Live) {}
+}
 
 /// There are no such terminals on this system.
 #[cfg(not(unix))]

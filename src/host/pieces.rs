@@ -430,3 +430,56 @@ fn interpolated<'t>(text: &'t str, start: usize, tokens: &mut Vec<Token<'t>>) ->
     }
     text.len()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn words(text: &str) -> Vec<&str> {
+        lex(text).into_iter().map(|token| token.text).collect()
+    }
+
+    #[test]
+    fn texts_fall_into_tokens_without_comments() {
+        assert_eq!(words("let a = 1.5e-3; // no\n/* nor /* this */ */ b"), ["let", "a", "=", "1.5e-3", ";", "b"]);
+        assert_eq!(words("f(0..24, x.y)"), ["f", "(", "0", "..", "24", ",", "x", ".", "y", ")"]);
+        assert_eq!(words(r##"#"raw "x" "# + "es\"c" "##), [r##"#"raw "x" "#"##, "+", r#""es\"c""#]);
+        assert_eq!(words("`a ${f(`b${1}`)} c`"), ["`a $", "{", "f", "(", "`b$", "{", "1", "}", "`", ")", "}", " c`"]);
+    }
+
+    #[test]
+    fn a_script_falls_into_functions_arguments_closures_and_the_rest() {
+        let text = "import \"lib/h\" as h;\nfn f(a, b) { g(a) + h::k(`${m(b)}`) }\nprivate fn g(x) { x }\n\
+            let d = rows(Fn(\"row\"));\nlet c = #{ on_step_end: Fn(\"hot\") };\n\
+            let t = Trainer(#{ args: TrainingArguments(#{ seed: 1, list: [1, f(2)] }), compute_loss: Fn(\"f\"), x: |a| a + 1 });";
+        let pieces = Pieces::of(text);
+        let f = pieces.function("f", 2).unwrap();
+        assert_eq!(&text[f.span.clone()], "fn f(a, b) { g(a) + h::k(`${m(b)}`) }");
+        assert_eq!(f.mentions.iter().collect::<Vec<_>>(), ["g", "h::k", "m"]);
+        assert!(pieces.function("g", 1).is_some() && pieces.function("g", 2).is_none());
+        assert_eq!(pieces.imports, [("lib/h".to_string(), "h".to_string())]);
+        assert_eq!(pieces.arguments[0].values["list"], "[ 1 , f ( 2 ) ]");
+        assert_eq!(pieces.closures[0].tokens, "| a | a + 1");
+        // What goes to a Trainer has not been called; what the arguments call has.
+        for (name, called) in [("row", true), ("rows", true), ("hot", false), ("f", true), ("Trainer", true)] {
+            assert_eq!(pieces.mentions.contains(name), called, "{name}");
+        }
+        let moved = Pieces::of(&text.replace("fn f(a, b) {", "// new\nfn f(a, b)   {").replace("seed: 1", "seed: 2"));
+        assert!(pieces.changed_functions(&moved).is_empty() && pieces.top == moved.top);
+        assert_ne!(pieces.arguments[0].values, moved.arguments[0].values);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_pieces_that_lie_in_it(text in "[fn Tr(){}#|\"`$/*,:a-c0-9.\\\\ é\n]{0,120}") {
+            for token in lex(&text) {
+                prop_assert_eq!(&text[token.start..token.start + token.text.len()], token.text);
+            }
+            for function in Pieces::of(&text).functions {
+                prop_assert!(text.get(function.span).is_some());
+            }
+        }
+    }
+}

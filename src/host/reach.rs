@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::data::digest::digest;
 use crate::host::pieces::Pieces;
+use crate::host::reload::Texts;
 use crate::host::sources::imported_name;
 use crate::host::tasks::TaskPlace;
 
@@ -61,4 +63,44 @@ impl Reach {
             self.follow(scripts, script, inner);
         }
     }
+}
+
+/// Names whose calls may give another result another time, or do something.
+const IMPURE: [&str; 12] = [
+    "print",
+    "debug",
+    "arg",
+    "read_json",
+    "write_json",
+    "load_dataset",
+    "current_update",
+    "pipeline",
+    "set_seed",
+    "timestamp",
+    "eval",
+    "global",
+];
+
+/// The digest of a function of the recipe and of all that it calls in scripts; none where it is impure or not there.
+pub(crate) fn fingerprint(texts: &Texts, recipe: &str, name: &str) -> Option<String> {
+    let scripts: BTreeMap<String, Pieces> = texts.iter().map(|(name, text)| (name.clone(), Pieces::of(text))).collect();
+    let mut reach = Reach::default();
+    reach.follow(&scripts, recipe, name);
+    let mut said = String::new();
+    for (script, function) in &reach.0 {
+        for version in scripts.get(script)?.functions.iter().filter(|known| known.name == *function) {
+            if version.tokens.split(' ').any(|word| IMPURE.contains(&word)) {
+                return None;
+            }
+            said += &format!("{script} {}\n", version.tokens);
+        }
+    }
+    if said.is_empty() {
+        return None;
+    }
+    // Functions of imported scripts may use what these define.
+    for (_, pieces) in scripts.iter().filter(|(script, _)| *script != recipe) {
+        said += &pieces.top;
+    }
+    Some(digest(said.as_bytes()))
 }

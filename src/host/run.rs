@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Device;
 use rhai::{AST, Engine, Scope};
@@ -17,6 +18,7 @@ use crate::host::diagnostics::{Diagnostic, Outcome};
 use crate::host::engine::engine;
 use crate::host::explain::{explain, explain_error};
 use crate::host::limits::Deadline;
+use crate::host::reach::fingerprint;
 use crate::host::resolver::compile;
 use crate::host::sources::{Sources, imported_name};
 use crate::host::tasks::{Registry, loader};
@@ -80,6 +82,8 @@ impl Host {
             recipe: settings.recipe,
         });
         session.live().end_by(&deadline);
+        let (texts, recipe) = (sources.clone(), session.recipe().to_string_lossy().into_owned());
+        session.tell_functions_by(Arc::new(move |name| fingerprint(&texts.texts(), &recipe, name)));
         let engine = engine(session.clone(), &sources, &deadline);
         Host { engine, session, sources, deadline, tasks, arguments: settings.arguments, seed: settings.seed }
     }

@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::api::session::{Session, TaskLoader};
+use crate::data::digest::digest;
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{lower, type_name};
 use crate::head::script::{ScriptTask, TaskVersion};
 use crate::host::engine::engine;
 use crate::host::limits::Deadline;
+use crate::host::pieces::Pieces;
 use crate::host::plugins;
 use crate::host::reload::Texts;
 use crate::host::resolver::compile;
@@ -108,6 +110,7 @@ impl Registry {
 
     fn add(&self, task: &Arc<ScriptTask>, place: TaskPlace, engine: Arc<rhai::Engine>, sources: &Sources) {
         let made_of = place.texts(&sources.texts());
+        task.set_fingerprint(fingerprint(&made_of));
         let mut known = self.lock();
         known.retain(|other| other.task.strong_count() > 0);
         known.push(Registered { task: Arc::downgrade(task), place, engine, made_of });
@@ -133,6 +136,7 @@ impl Registry {
             // They were tried before; a task whose text is not known stays as it is.
             if let Ok(version) = version(&task, &known.place, &known.engine, texts) {
                 task.set_version(version);
+                task.set_fingerprint(fingerprint(&made_of));
                 known.made_of = made_of;
             }
         }
@@ -141,6 +145,19 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Vec<Registered>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The digest of the functions in these texts; none where they import others.
+fn fingerprint(texts: &[Option<Arc<str>>]) -> Option<String> {
+    let mut said = String::new();
+    for text in texts {
+        let pieces = Pieces::of(text.as_ref()?);
+        if !pieces.imports.is_empty() {
+            return None;
+        }
+        pieces.functions.iter().for_each(|function| said += &format!("{}\n", function.tokens));
+    }
+    Some(digest(said.as_bytes()))
 }
 
 fn version(task: &ScriptTask, place: &TaskPlace, engine: &rhai::Engine, texts: &Texts) -> Result<Arc<TaskVersion>> {

@@ -57,7 +57,7 @@ impl Backbone {
         let in_config = |error: Error| error.at(Place::file(&path));
         let family = family::of(&config).map_err(in_config)?;
         config.apply(&settings.overrides, &(family.config_defaults)(), &settings.caller)?;
-        let weights = Weights::open(folder, family, config.bool_or("tie_word_embeddings", true)?)?;
+        let weights = Weights::kept(folder, family, config.bool_or("tie_word_embeddings", true)?)?;
         let backbone = Self::build(config, weights, settings).map_err(in_config)?;
         backbone.refuse_incomplete(&folder.join(""))?;
         Ok(backbone)

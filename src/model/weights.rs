@@ -4,6 +4,7 @@
 //! (`bert.encoder...`), whatever the checkpoint was saved from. Formats that run code when they are read are refused.
 
 use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
@@ -12,14 +13,18 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::data::files::Folder;
 use crate::data::foreign_weights;
+use crate::data::stages::{self, Key};
 use crate::error::{Error, Place, Result, What};
 use crate::model::family::Family;
 
 /// The tensors of a checkpoint, by the model's own names.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Weights {
-    shards: Vec<Shard>,
+    shards: Vec<Arc<Shard>>,
     entries: IndexMap<String, Entry>,
+    /// Whether tensors are decoded once: where the weights are kept. A model copies what it takes.
+    keeps: bool,
+    decoded: Arc<Mutex<IndexMap<String, Tensor>>>,
 }
 
 #[derive(Debug)]
@@ -28,7 +33,7 @@ struct Shard {
     data_start: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     stored_name: String,
     shard: usize,
@@ -44,6 +49,24 @@ impl Weights {
     /// No weights: for a model from its configuration alone.
     pub fn none() -> Self {
         Weights::default()
+    }
+
+    /// As [`Weights::open`], kept where stages are kept: a model copies what it takes.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn kept(folder: &Folder, family: &Family, is_tied: bool) -> Result<Self> {
+        let key = || -> Result<Option<Key>> {
+            let Folder::Disk(path) = folder else { return Ok(None) };
+            let files = shard_files(folder)?;
+            let known = files.iter().map(|file| stages::identity(&path.join(file))).collect::<Option<Vec<_>>>();
+            let about = path.display().to_string();
+            let family = format!("{} {is_tied}", family.prefix);
+            let parts = |known: Vec<String>| vec![("files", known.join("; ")), ("family", family)];
+            Ok(known.map(|known| Key { stage: "weights", about, parts: parts(known) }))
+        };
+        let keeps = stages::is_on();
+        stages::cached(key, || Ok(Weights { keeps, ..Self::open(folder, family, is_tied)? }))
     }
 
     /// Opens the checkpoint in `folder`. Copies of tied tensors are left out where `is_tied`.
@@ -79,7 +102,7 @@ impl Weights {
                 self.entries.insert(name, entry);
             }
         }
-        self.shards.push(Shard { bytes, data_start: header + 8 });
+        self.shards.push(Arc::new(Shard { bytes, data_start: header + 8 }));
         Ok(())
     }
 
@@ -114,6 +137,11 @@ impl Weights {
             .entries
             .get(name)
             .ok_or_else(|| Error::new(What::NotFound { kind: "tensor", name: name.to_string() }))?;
+        let keeps = self.keeps && device.is_cpu();
+        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tensor) = decoded.get(name).filter(|_| keeps) {
+            return Ok(tensor.clone());
+        }
         let shard = &self.shards[entry.shard];
         let (from, to) = entry.info.data_offsets;
         let bytes = &shard.bytes[shard.data_start + from..shard.data_start + to];
@@ -122,7 +150,11 @@ impl Weights {
                 .at(Place::Tensor(entry.stored_name.clone()))
                 .hint("stored types F64, F32, F16, BF16 and F8_E4M3 can be read; convert the weights")
         })?;
-        Ok(Tensor::from_vec(values, entry.info.shape.as_slice(), device)?)
+        let tensor = Tensor::from_vec(values, entry.info.shape.as_slice(), device)?;
+        if keeps {
+            decoded.insert(name.to_string(), tensor.clone());
+        }
+        Ok(tensor)
     }
 
     /// The names that are neither matched nor of another shape.

@@ -17,6 +17,18 @@ use crate::error::{Error, Place, Result, What};
 /// Above this, Hugging Face's `model_max_length` means that there is none.
 const LARGE_INTEGER: f64 = 1e20;
 
+/// The files that a tokenizer may be made of.
+pub(super) const FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "config.json",
+];
+
 pub(super) fn load(folder: &Folder, options: TokenizerOptions) -> Result<Tokenizer> {
     let mut config = json_file(folder, "tokenizer_config.json")?.unwrap_or_default();
     for (key, value) in json_file(folder, "special_tokens_map.json")?.unwrap_or_default() {
@@ -69,6 +81,7 @@ pub(super) fn load(folder: &Folder, options: TokenizerOptions) -> Result<Tokeniz
         },
         is_local: !options.from_hub,
         has_told_of_glued_words: Default::default(),
+        fingerprint: Default::default(),
         config,
         inner,
     })))

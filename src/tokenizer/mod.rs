@@ -8,14 +8,16 @@ mod encoding;
 mod loading;
 mod saving;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value as Json};
 use tokenizers::{Decoder, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
+use crate::data::digest::digest;
 use crate::data::files::Folder;
 use crate::data::guard;
+use crate::data::stages::{self, Key};
 use crate::error::{Error, Result, What};
 
 pub use encoding::{EncodeOptions, Encoding, Input, Truncation, TruncationStrategy};
@@ -36,6 +38,7 @@ struct Parts {
     uses_token_type_ids: bool,
     is_local: bool,
     has_told_of_glued_words: AtomicBool,
+    fingerprint: OnceLock<String>,
 }
 
 /// What overrides `tokenizer_config.json`: Hugging Face's keyword arguments of `from_pretrained`.
@@ -180,7 +183,23 @@ impl Tokenizer {
     /// No tokenizer files, or files that are broken or crafted; the error names the file and, for broken JSON, the
     /// line and column.
     pub fn from_folder(folder: &Folder, options: TokenizerOptions) -> Result<Tokenizer> {
-        loading::load(folder, options)
+        let key = || -> Result<Option<Key>> {
+            let mut parts = vec![("options", format!("{options:?}"))];
+            for file in loading::FILES {
+                parts.push((file, folder.read(file)?.map(|bytes| digest(&bytes)).unwrap_or_default()));
+            }
+            Ok(Some(Key { stage: "tokenizer", about: folder.join("").display().to_string(), parts }))
+        };
+        stages::cached(key, || loading::load(folder, options.clone()))
+    }
+
+    /// The digest of everything that decides how text is encoded.
+    pub fn fingerprint(&self) -> &str {
+        self.0.fingerprint.get_or_init(|| {
+            let inner = self.inner().to_string(false).unwrap_or_default();
+            let said = (&self.0.kind, &self.0.config, self.0.model_max_length, self.0.uses_token_type_ids);
+            digest(format!("{inner}{said:?}").as_bytes())
+        })
     }
 
     fn inner(&self) -> &tokenizers::Tokenizer {

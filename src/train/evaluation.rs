@@ -9,7 +9,8 @@ use serde_json::{Map, Value as Json};
 use crate::batch::Batch;
 use crate::data::{Dataset, Value};
 use crate::error::{Error, Result, What};
-use crate::head::prepare::{Prepared, prepare};
+use crate::head::encoded::encoded;
+use crate::head::prepare::Prepared;
 use crate::head::{Function, Leading, Output, Predictions, class_weights, label_of, reference_of};
 use crate::model::parameters::without_gradients;
 use crate::train::callbacks::{Event, Extra, Progress};
@@ -227,16 +228,15 @@ impl Trainer {
                 let (prepared, settled) =
                     class_weights::prepare_balanced(&self.settings.model, tokenizer, dataset, given)?;
                 self.settings.task_options = settled;
-                prepared
+                Arc::new(prepared)
             }
             Some(train) if is_balanced => {
                 let train = train.clone();
                 self.prepared(&train, hooks)?;
                 return self.prepared(dataset, hooks);
             }
-            _ => prepare(&self.settings.model, tokenizer, dataset, &self.settings.task_options)?,
+            _ => encoded(&self.settings.model, tokenizer, dataset, &self.settings.task_options)?,
         };
-        let prepared = Arc::new(prepared);
         if prepared.n_truncated > 0 {
             let (cut, all) = (prepared.n_truncated, dataset.len());
             hooks.note(&format!(

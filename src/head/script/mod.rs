@@ -23,6 +23,7 @@ pub struct ScriptTask {
     name: String,
     engine: Arc<Engine>,
     version: RwLock<Arc<TaskVersion>>,
+    fingerprint: RwLock<Option<String>>,
 }
 
 /// One version of a task script.
@@ -68,7 +69,7 @@ impl ScriptTask {
     /// As [`TaskVersion::new`].
     pub fn new(name: String, engine: Arc<Engine>, ast: AST, base: Option<&AST>) -> Result<Self> {
         let version = TaskVersion::new(name.clone(), engine.clone(), ast, base)?;
-        Ok(ScriptTask { name, engine, version: RwLock::new(Arc::new(version)) })
+        Ok(ScriptTask { name, engine, version: RwLock::new(Arc::new(version)), fingerprint: RwLock::default() })
     }
 
     /// The version that is called now.
@@ -79,6 +80,11 @@ impl ScriptTask {
     /// Calls another version from now on. Parameters and moments belong to the model, and stay.
     pub fn set_version(&self, version: Arc<TaskVersion>) {
         *self.version.write().unwrap_or_else(PoisonError::into_inner) = version;
+    }
+
+    /// Says by which digest the task's functions are known: whoever has their text.
+    pub fn set_fingerprint(&self, fingerprint: Option<String>) {
+        *self.fingerprint.write().unwrap_or_else(PoisonError::into_inner) = fingerprint;
     }
 
     /// Another version of this task, called on the same engine.
@@ -214,6 +220,10 @@ impl TaskVersion {
 impl Task for ScriptTask {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        self.fingerprint.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn pads_rows(&self) -> bool {
