@@ -109,7 +109,7 @@ fn fused(backbone: &Backbone, batch: &Batch, kernels: &'static Kernels) -> (Vec<
     let hidden = backbone.encoder.forward_on(batch, kernels).unwrap();
     weighed(&hidden).backward().unwrap();
     let gradients = backbone.encoder.take_gradients();
-    (numbers(&hidden), gradients.into_iter().map(|(name, gradient)| (name, numbers(&gradient))).collect())
+    (numbers(&hidden), gradients.into_iter().map(|(name, gradient)| (name, numbers(&gradient.to_tensor().unwrap()))).collect())
 }
 
 fn check(name: &str, backbone: &Backbone, batch: &Batch) {

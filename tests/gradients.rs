@@ -316,7 +316,9 @@ fn whole_encoder() {
             parameter.var().set(&(parameter.var().as_tensor() + noise).unwrap()).unwrap();
         }
         value().backward().unwrap();
-        let grads: HashMap<String, Tensor> = backbone.encoder.take_gradients().into_iter().collect();
+        let grads = backbone.encoder.take_gradients().into_iter();
+        let grads: HashMap<String, Tensor> =
+            grads.map(|(name, gradient)| (name, gradient.to_tensor().unwrap())).collect();
         let mut n_checked = 0;
         for parameter in &parameters {
             let var = parameter.var();

@@ -50,7 +50,7 @@ fn five_steps_give_the_numbers_of_numpy() {
         for (step, (lr, scale)) in floats(&golden["lr"]).into_iter().zip(floats(&golden["grad_scale"])).enumerate() {
             let gradients: Gradients = cases
                 .iter()
-                .map(|case| (name(case), tensor(&case["gradients"][step], &shape(case)).to_dtype(dtype).unwrap()))
+                .map(|case| (name(case), tensor(&case["gradients"][step], &shape(case)).to_dtype(dtype).unwrap().into()))
                 .collect();
             // Halfway, the state moves to another optimizer of the same variables.
             if step == 3 {
@@ -87,7 +87,7 @@ fn ragged(dtype: DType) -> (Vec<(String, Var, GroupSettings)>, Gradients) {
         .iter()
         .enumerate()
         .map(|(idx, shape)| (format!("p{idx}"), Var::from_tensor(&make("w", shape)).unwrap(), group));
-    let gradients = shapes.iter().enumerate().map(|(idx, shape)| (format!("p{idx}"), make("g", shape)));
+    let gradients = shapes.iter().enumerate().map(|(idx, shape)| (format!("p{idx}"), make("g", shape).into()));
     (parameters.collect(), gradients.collect())
 }
 
@@ -123,15 +123,15 @@ fn the_number_of_threads_does_not_change_a_bit() {
 #[test]
 fn gradients_are_clipped_to_a_norm() {
     let mut gradients: Gradients = [
-        ("a".to_string(), Tensor::new(&[3f32, 4.0], &Device::Cpu).unwrap()),
-        ("b".to_string(), Tensor::new(&[[12f32]], &Device::Cpu).unwrap()),
+        ("a".to_string(), Tensor::new(&[3f32, 4.0], &Device::Cpu).unwrap().into()),
+        ("b".to_string(), Tensor::new(&[[12f32]], &Device::Cpu).unwrap().into()),
     ]
     .into();
     assert_eq!(grad_norm(&gradients).unwrap(), 13.0);
     assert_eq!(clip_factor(13.0, 1.0), 1.0 / 13.000001);
     assert_eq!(clip_factor(0.5, 1.0), 1.0);
     for bad in [f32::NAN, f32::INFINITY] {
-        gradients.insert("c".into(), Tensor::new(&[bad], &Device::Cpu).unwrap());
+        gradients.insert("c".into(), Tensor::new(&[bad], &Device::Cpu).unwrap().into());
         assert!(!grad_norm(&gradients).unwrap().is_finite());
     }
 }

@@ -14,6 +14,7 @@ use crate::api::tensor::number;
 use crate::error::{Error, Result, What, nearest};
 use crate::head::script::convert::{ScriptResult, raise};
 use crate::head::{Gradients, Mode, Model, scalar};
+use crate::model::gradient::Gradient;
 use crate::model::parameters::without_gradients;
 use crate::train::optimizer::{clip_factor, grad_norm};
 
@@ -48,7 +49,9 @@ mod gradients {
     #[rhai_fn(pure, return_raw)]
     pub fn grad(model: &mut Model, name: &str) -> ScriptResult<Dynamic> {
         let known = super::named(model, name).map_err(raise)?;
-        Ok(model.gradients().get(known.name()).map_or(Dynamic::UNIT, |gradient| Dynamic::from(gradient.clone())))
+        let gradients = model.gradients();
+        let gradient = gradients.get(known.name()).map(Gradient::to_tensor).transpose().map_err(raise)?;
+        Ok(gradient.map_or(Dynamic::UNIT, Dynamic::from))
     }
 
     /// A parameter's values as they are now.
@@ -210,7 +213,7 @@ fn clip(model: &Model, max_norm: &Dynamic) -> Result<f64> {
     let norm = grad_norm(&gradients)?;
     let factor = clip_factor(norm, max_norm);
     if norm.is_finite() && factor < 1.0 {
-        let scaled = gradients.iter().map(|(name, gradient)| Ok((name.clone(), (gradient * factor)?)));
+        let scaled = gradients.iter().map(|(name, gradient)| Ok((name.clone(), gradient.scaled(factor)?)));
         let scaled = scaled.collect::<Result<Gradients>>()?;
         *gradients = scaled;
     }

@@ -5,15 +5,15 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use indexmap::IndexMap;
 
 use crate::error::Result;
+use crate::model::gradient::Gradient;
 use crate::model::parameters::Parameters;
 
 /// Gradients by parameter name.
-pub type Gradients = IndexMap<String, Tensor>;
+pub type Gradients = IndexMap<String, Gradient>;
 
 /// Whether a model trains: torch's `train()` and `eval()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +58,11 @@ impl LoopState {
 /// A tensor operation that fails.
 pub(super) fn collect(
     parameters: &Parameters,
-    of_encoder: Vec<(String, Tensor)>,
+    of_encoder: Vec<(String, Gradient)>,
     store: &mut GradStore,
     sums: &mut Gradients,
 ) -> Result<usize> {
-    let mut by_name: IndexMap<String, Vec<Tensor>> = IndexMap::new();
+    let mut by_name: IndexMap<String, Vec<Gradient>> = IndexMap::new();
     for (name, gradient) in of_encoder {
         by_name.entry(name).or_default().push(gradient);
     }
@@ -70,12 +70,12 @@ pub(super) fn collect(
     for parameter in parameters.all().iter().filter(|parameter| parameter.is_trainable()) {
         // A tied table has one gradient of the encoder, and one of the head.
         let mut found = by_name.swap_remove(parameter.name()).unwrap_or_default();
-        found.extend(store.remove(parameter.value()));
+        found.extend(store.remove(parameter.value()).map(Gradient::from));
         count += usize::from(!found.is_empty());
         for gradient in found {
             match sums.get_mut(parameter.name()) {
-                Some(sum) => *sum = (&*sum + gradient)?.detach(),
-                None => drop(sums.insert(parameter.name().to_string(), gradient.detach())),
+                Some(sum) => sum.add(&gradient)?,
+                None => drop(sums.insert(parameter.name().to_string(), gradient)),
             }
         }
     }

@@ -6,6 +6,7 @@
 //! are the same for any count.
 
 pub mod activation;
+pub mod adamw;
 pub mod attention;
 pub mod dropout;
 mod gemm;
@@ -14,6 +15,7 @@ pub mod math;
 pub mod norm;
 pub mod residual;
 pub mod rows;
+pub mod sums;
 pub mod tiles;
 
 use std::sync::OnceLock;

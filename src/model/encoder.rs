@@ -18,6 +18,7 @@ use crate::kernels::tiles::{Kernels, Precision};
 use crate::kernels::{self, residual};
 use crate::model::family::{EncoderConfig, Family, Norms};
 use crate::model::fused::{Call, Fused};
+use crate::model::gradient::Gradient;
 use crate::model::layers::{Bias, Embedding, LayerNorm, Linear};
 use crate::model::parameters::Builder;
 use crate::tensor::ops;
@@ -192,7 +193,7 @@ impl Encoder {
     }
 
     /// The gradients that backward passes through the fused encoder have left since the last call, by name.
-    pub fn take_gradients(&self) -> Vec<(String, Tensor)> {
+    pub fn take_gradients(&self) -> Vec<(String, Gradient)> {
         self.fused.as_ref().map(|fused| fused.take_gradients()).unwrap_or_default()
     }
 

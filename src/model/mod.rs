@@ -12,6 +12,7 @@ pub mod encoder;
 pub mod family;
 mod fused;
 pub mod gpt2;
+pub mod gradient;
 pub mod layers;
 pub mod parameters;
 pub mod roberta;

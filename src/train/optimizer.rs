@@ -2,25 +2,24 @@
 //!
 //! Gradients by parameter name flow in, together with the learning rate of the step and the factor of clipping; the
 //! variables change in place. On the CPU one pass over each f32 parameter reads the gradient and writes both moments
-//! and the weight; elsewhere the same arithmetic is made of tensor operations. Which parameters decay is left to
-//! [`decays`], what the learning rate is to `schedule`.
+//! and the weight (`kernels::adamw`); elsewhere the same arithmetic is made of tensor operations. Rows of a table that have
+//! never had a gradient cost nothing. Which parameters decay is left to [`decays`], what the learning rate is to `schedule`.
 //!
 //! The order of operations is torch's `_single_tensor_adam`: scalars in f64, arithmetic in f32. Every element is
 //! computed by itself, so the number of threads does not change a bit.
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use crate::error::{Error, Place, Result, What};
+pub use crate::head::Gradients;
+use crate::kernels::{adamw, with_values};
+use crate::model::gradient::{Gradient, View};
 
-/// Gradients by parameter name. A parameter without one is left as it is, as torch leaves one whose `grad` is none.
-pub type Gradients = IndexMap<String, Tensor>;
-
-/// Elements per task: small enough to share out, large enough to pay for the sharing. It never changes, because the
-/// partial sums of [`grad_norm`] depend on it.
+/// Elements per task: small enough to share out, large enough to pay for the sharing.
 const CHUNK: usize = 1 << 14;
 
 /// Settings of all parameters.
@@ -146,18 +145,26 @@ impl AdamW {
     /// A gradient whose shape is not its parameter's, or a tensor operation that fails.
     pub fn step(&mut self, gradients: &Gradients, lr: f64, grad_scale: f64) -> Result<()> {
         crate::model::parameters::changed();
+        let mut work = Vec::with_capacity(self.parameters.len());
         for (name, parameter) in &mut self.parameters {
             let Some(gradient) = gradients.get(name) else { continue };
-            if gradient.shape() != parameter.var.shape() {
+            if gradient.dims() != parameter.var.dims() {
                 let text =
                     format!("the gradient has shape {:?}, its parameter {:?}", gradient.dims(), parameter.var.dims());
                 return Err(Error::new(What::Internal(text)).at(Place::Tensor(name.clone())));
             }
-            parameter.step += 1;
-            let update = self.settings.update(parameter, lr, grad_scale);
-            parameter.apply(gradient, update).map_err(|error| Error::from(error).at(Place::Tensor(name.clone())))?;
+            work.push((name, parameter, gradient));
         }
-        Ok(())
+        let settings = self.settings;
+        let results: Vec<Result<()>> = work
+            .into_par_iter()
+            .map(|(name, parameter, gradient)| {
+                parameter.step += 1;
+                let update = settings.update(parameter, lr, grad_scale);
+                parameter.apply(gradient, update).map_err(|error| Error::from(error).at(Place::Tensor(name.clone())))
+            })
+            .collect();
+        results.into_iter().collect()
     }
 
     /// What has to be saved to go on from here.
@@ -230,17 +237,28 @@ impl Parameter {
         if self.var.rank() == 2 { self.var.dims()[0] } else { 1 }
     }
 
-    fn apply(&mut self, gradient: &Tensor, update: Update) -> candle_core::Result<()> {
+    fn apply(&mut self, gradient: &Gradient, update: Update) -> Result<()> {
         if matches!(self.memory, Memory::Untouched) {
             self.memory = self.zeros()?;
         }
         match &mut self.memory {
             Memory::Fused { m, v, touched } => {
-                let gradient = gradient.to_dtype(DType::F32)?.contiguous()?;
-                self.var.inplace_op1(&FusedAdamW { gradient, moments: RefCell::new((m, v, touched)), update })
+                let update = update.rounded();
+                let mut run = |rows: Option<&[u32]>, values: &[f32]| {
+                    let moments = RefCell::new((&mut *m, &mut *v, &mut *touched));
+                    self.var.inplace_op1(&FusedAdamW { rows, values, moments, update })
+                };
+                match gradient.view() {
+                    View::Dense(values) => run(None, values)?,
+                    View::Rows(rows, values) => run(Some(rows), values)?,
+                    View::Tensor(tensor) => {
+                        with_values([&tensor.to_dtype(DType::F32)?], |[values]| run(None, values))??;
+                    }
+                }
+                Ok(())
             }
             Memory::Plain { m, v } => {
-                let (weight, first, second) = plain(self.var.as_tensor(), gradient, m, v, update)?;
+                let (weight, first, second) = plain(self.var.as_tensor(), &gradient.to_tensor()?, m, v, update)?;
                 self.var.set(&weight)?;
                 (*m, *v) = (first, second);
                 Ok(())
@@ -302,9 +320,11 @@ fn plain(
 
 /// One pass over a parameter on the CPU.
 struct FusedAdamW<'a> {
-    gradient: Tensor,
+    /// The rows that have a gradient, ascending; all of them where there is no list.
+    rows: Option<&'a [u32]>,
+    values: &'a [f32],
     moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>, &'a mut Vec<bool>)>,
-    update: Update,
+    update: adamw::Update,
 }
 
 impl InplaceOp1 for FusedAdamW<'_> {
@@ -316,39 +336,51 @@ impl InplaceOp1 for FusedAdamW<'_> {
         let (Some((start, end)), CpuStorage::F32(weights)) = (layout.contiguous_offsets(), storage) else {
             candle_core::bail!("adamw needs a contiguous f32 parameter")
         };
-        let (gradient, gradient_layout) = self.gradient.storage_and_layout();
-        let (Some((first, last)), Storage::Cpu(CpuStorage::F32(gradient))) =
-            (gradient_layout.contiguous_offsets(), &*gradient)
-        else {
-            candle_core::bail!("adamw needs a contiguous f32 gradient on the cpu")
-        };
         let (m, v, touched) = &mut *self.moments.borrow_mut();
-        let (weights, gradient, update) = (&mut weights[start..end], &gradient[first..last], self.update);
+        let (weights, update) = (&mut weights[start..end], &self.update);
+        let (rows, values) = (self.rows, self.values);
         if touched.len() < 2 || weights.is_empty() {
             weights
                 .par_chunks_mut(CHUNK)
                 .zip(m.par_chunks_mut(CHUNK))
                 .zip(v.par_chunks_mut(CHUNK))
-                .zip(gradient.par_chunks(CHUNK))
-                .for_each(|(((weights, m), v), gradient)| update.chunk(weights, m, v, gradient));
+                .zip(values.par_chunks(CHUNK))
+                .for_each(|(((weights, m), v), gradient)| adamw::step(update, weights, m, v, gradient));
             return Ok(());
         }
         let width = weights.len() / touched.len();
-        let rows = (CHUNK / width.max(1)).max(1);
+        let n_rows = (CHUNK / width.max(1)).max(1);
+        let nothing = vec![0.0f32; width];
         weights
-            .par_chunks_mut(rows * width)
-            .zip(m.par_chunks_mut(rows * width))
-            .zip(v.par_chunks_mut(rows * width))
-            .zip(gradient.par_chunks(rows * width))
-            .zip(touched.par_chunks_mut(rows))
-            .for_each(|((((weights, m), v), gradient), touched)| {
-                let rows = weights.chunks_mut(width).zip(m.chunks_mut(width)).zip(v.chunks_mut(width));
-                for ((((weights, m), v), gradient), touched) in rows.zip(gradient.chunks(width)).zip(touched) {
-                    *touched = *touched || gradient.iter().any(|gradient| *gradient != 0.0);
+            .par_chunks_mut(n_rows * width)
+            .zip(m.par_chunks_mut(n_rows * width))
+            .zip(v.par_chunks_mut(n_rows * width))
+            .zip(touched.par_chunks_mut(n_rows))
+            .enumerate()
+            .for_each(|(chunk, (((weights, m), v), touched))| {
+                let first = chunk * n_rows;
+                let mut place = rows.map_or(0, |rows| rows.partition_point(|row| (*row as usize) < first));
+                let parts = weights.chunks_mut(width).zip(m.chunks_mut(width)).zip(v.chunks_mut(width)).zip(touched);
+                for (number, (((weights, m), v), touched)) in parts.enumerate() {
+                    let row = first + number;
+                    let gradient = match rows {
+                        None => {
+                            let gradient = &values[row * width..][..width];
+                            *touched = *touched || gradient.iter().any(|gradient| *gradient != 0.0);
+                            gradient
+                        }
+                        Some(rows) if rows.get(place) == Some(&(row as u32)) => {
+                            *touched = true;
+                            place += 1;
+                            &values[(place - 1) * width..][..width]
+                        }
+                        Some(_) => &nothing,
+                    };
                     if *touched {
-                        update.chunk(weights, m, v, gradient);
-                    } else {
-                        update.decay(weights);
+                        adamw::step(update, weights, m, v, gradient);
+                    } else if update.keep != 1.0 {
+                        // What a row without moments and without a gradient goes through, bit for bit.
+                        weights.iter_mut().for_each(|weight| *weight *= update.keep);
                     }
                 }
             });
@@ -357,24 +389,17 @@ impl InplaceOp1 for FusedAdamW<'_> {
 }
 
 impl Update {
-    /// What a row without moments and without a gradient goes through: bit for bit what [`Update::chunk`] does to it.
-    fn decay(&self, weights: &mut [f32]) {
-        let keep = self.keep as f32;
-        if keep != 1.0 {
-            weights.iter_mut().for_each(|weight| *weight *= keep);
-        }
-    }
-
-    fn chunk(&self, weights: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32]) {
-        let (keep, scale, eps) = (self.keep as f32, self.grad_scale as f32, self.eps as f32);
-        let (first, beta2, second) = ((1.0 - self.beta1) as f32, self.beta2 as f32, (1.0 - self.beta2) as f32);
-        let (root, step_size) = (self.root as f32, self.step_size as f32);
-        for (((weight, m), v), gradient) in weights.iter_mut().zip(m).zip(v).zip(gradient) {
-            let gradient = gradient * scale;
-            *m += first * (gradient - *m);
-            *v = *v * beta2 + second * gradient * gradient;
-            let denominator = v.sqrt() / root + eps;
-            *weight = *weight * keep - step_size * *m / denominator;
+    /// As the kernel takes it.
+    fn rounded(&self) -> adamw::Update {
+        adamw::Update {
+            keep: self.keep as f32,
+            grad_scale: self.grad_scale as f32,
+            first: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            second: (1.0 - self.beta2) as f32,
+            root: self.root as f32,
+            step_size: self.step_size as f32,
+            eps: self.eps as f32,
         }
     }
 }
@@ -388,25 +413,10 @@ impl Update {
 pub fn grad_norm(gradients: &Gradients) -> Result<f64> {
     let mut total = 0.0;
     for gradient in gradients.values() {
-        let norm = f64::from(sum_of_squares(gradient)?.sqrt() as f32);
+        let norm = f64::from(gradient.sum_of_squares()?.sqrt() as f32);
         total += norm * norm;
     }
     Ok(f64::from(total.sqrt() as f32))
-}
-
-fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
-    if !tensor.device().is_cpu() {
-        return tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>().map(f64::from);
-    }
-    let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let (Some((start, end)), Storage::Cpu(CpuStorage::F32(values))) = (layout.contiguous_offsets(), &*storage) else {
-        candle_core::bail!("the gradient is not on the cpu")
-    };
-    let square = |value: &f32| f64::from(*value) * f64::from(*value);
-    let sums: Vec<f64> =
-        values[start..end].par_chunks(CHUNK).map(|chunk| chunk.iter().map(square).sum::<f64>()).collect();
-    Ok(sums.iter().sum())
 }
 
 /// The factor that scales gradients of `norm` down to `max_norm`, as `clip_grad_norm_` has it.

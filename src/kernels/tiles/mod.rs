@@ -78,12 +78,12 @@ pub enum Write {
     Add,
 }
 
-/// A packed matrix: `sides` tiles of rows or columns by `depths` tiles of depth.
+/// A packed matrix: `sides` tiles of rows or columns by the tiles of `depth` numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Operand {
     lines: Vec<Line>,
     sides: usize,
-    depths: usize,
+    depth: usize,
 }
 
 /// Part of a product's operand: tiles of `sides` rows or columns, each with all its depth.
@@ -91,7 +91,7 @@ pub struct Operand {
 pub struct Tiles<'a> {
     lines: &'a [Line],
     sides: usize,
-    depths: usize,
+    depth: usize,
 }
 
 /// The functions of one path and one kind of element.
@@ -111,16 +111,20 @@ struct Product<'a> {
     b: &'a [Line],
     rows: usize,
     column_tiles: usize,
+    /// Tiles of depth, and the numbers in them that are not filling.
     depths: usize,
+    depth: usize,
     row_length: usize,
     write: Write,
+    /// The right operand of the product that follows this one: a kernel may fetch it early.
+    next: &'a [Line],
 }
 
 impl Operand {
     /// Makes room for a matrix of `side` rows (or columns) by `depth`; what was there does not matter any more.
     pub fn reserve(&mut self, element: Element, side: usize, depth: usize) {
-        (self.sides, self.depths) = (side.div_ceil(SIDE), depth.div_ceil(DEPTH));
-        let lines = self.sides * self.depths * element.tile_lines();
+        (self.sides, self.depth) = (side.div_ceil(SIDE), depth);
+        let lines = self.sides * depth.div_ceil(DEPTH) * element.tile_lines();
         if self.lines.len() != lines {
             self.lines.resize(lines, Line([0; 64]));
         }
@@ -128,7 +132,7 @@ impl Operand {
 
     /// All tiles.
     pub fn tiles(&self) -> Tiles<'_> {
-        Tiles { lines: &self.lines, sides: self.sides, depths: self.depths }
+        Tiles { lines: &self.lines, sides: self.sides, depth: self.depth }
     }
 
     /// The number of tiles of rows or columns.
@@ -146,7 +150,7 @@ impl<'a> Tiles<'a> {
     /// The tiles of rows (or columns) `first..first + count`, counted in tiles.
     pub fn part(self, first: usize, count: usize) -> Tiles<'a> {
         let each = self.lines.len() / self.sides.max(1);
-        Tiles { lines: &self.lines[first * each..(first + count) * each], sides: count, depths: self.depths }
+        Tiles { lines: &self.lines[first * each..(first + count) * each], sides: count, depth: self.depth }
     }
 }
 
@@ -161,8 +165,8 @@ impl Kernels {
     /// Packs `source` into the tiles of `operand` from the row (or column) tile `first` on; the depth must be the operand's.
     pub fn pack_part(&self, how: Pack, source: Source<'_>, operand: &mut Operand, first: usize) {
         let (side, depth) = source.side_and_depth(how);
-        assert_eq!(depth.div_ceil(DEPTH), operand.depths, "parts of an operand have the same depth");
-        let each = operand.depths * self.element.tile_lines();
+        assert_eq!(depth, operand.depth, "parts of an operand have the same depth");
+        let each = depth.div_ceil(DEPTH) * self.element.tile_lines();
         let range = first * each..(first + side.div_ceil(SIDE)) * each;
         (self.pack)(how, source, &mut operand.lines[range], self.element);
     }
@@ -173,18 +177,66 @@ impl Kernels {
     /// # Panics
     /// Operands of different depth, or an output that is too small: a defect of the caller.
     pub fn product(&self, a: Tiles<'_>, b: Tiles<'_>, rows: usize, out: &mut [f32], row_length: usize, write: Write) {
+        self.product_before(&[], [a, b], rows, out, row_length, write);
+    }
+
+    /// `out = a1 b1 + a2 b2 + ...` over pairs of operands, in their order, as [`Kernels::product`] writes it.
+    ///
+    /// # Panics
+    /// As [`Kernels::product`]; operands of the pairs that differ in their rows or columns.
+    pub fn sum_of_products(&self, pairs: &[[Tiles<'_>; 2]], rows: usize, out: &mut [f32], row_length: usize) {
+        // So many tiles of columns that their part of the output stays in the caches while all pairs add to it.
+        const COLUMNS: usize = 8;
+        let Some([_, first]) = pairs.first() else { return };
+        let sides = first.sides;
+        assert!(pairs.iter().all(|[_, b]| b.sides == sides), "right operands of a sum have the same columns");
+        let part = |pair: usize, column: usize| pairs[pair][1].part(column, COLUMNS.min(sides - column));
+        for column in (0..sides).step_by(COLUMNS) {
+            for (number, [a, _]) in pairs.iter().enumerate() {
+                let next = if number + 1 < pairs.len() {
+                    part(number + 1, column).lines
+                } else if column + COLUMNS < sides {
+                    part(0, column + COLUMNS).lines
+                } else {
+                    &[]
+                };
+                let write = if number == 0 { Write::Replace } else { Write::Add };
+                let out = &mut out[column * SIDE..];
+                self.product_before(next, [*a, part(number, column)], rows, out, row_length, write);
+            }
+        }
+    }
+
+    fn product_before(
+        &self,
+        next: &[Line],
+        [a, b]: [Tiles<'_>; 2],
+        rows: usize,
+        out: &mut [f32],
+        row_length: usize,
+        write: Write,
+    ) {
         if rows == 0 || b.sides == 0 {
             return;
         }
-        assert_eq!(a.depths, b.depths, "operands of a product have the same depth");
-        let tile_rows = rows.div_ceil(SIDE);
+        assert_eq!(a.depth, b.depth, "operands of a product have the same depth");
+        let (tile_rows, depths) = (rows.div_ceil(SIDE), a.depth.div_ceil(DEPTH));
         assert!(tile_rows <= a.sides, "the left operand has too few rows");
         assert!(b.sides * SIDE <= row_length, "the rows of the output are too short");
         assert!((tile_rows * SIDE - 1) * row_length + b.sides * SIDE <= out.len(), "the output is too small");
         let each = self.element.tile_lines();
-        assert!(a.lines.len() >= tile_rows * a.depths * each && b.lines.len() >= b.sides * b.depths * each);
-        let product =
-            Product { a: a.lines, b: b.lines, rows, column_tiles: b.sides, depths: a.depths, row_length, write };
+        assert!(a.lines.len() >= tile_rows * depths * each && b.lines.len() >= b.sides * depths * each);
+        let product = Product {
+            a: a.lines,
+            b: b.lines,
+            rows,
+            column_tiles: b.sides,
+            depths,
+            depth: a.depth,
+            row_length,
+            write,
+            next,
+        };
         (self.product)(&product, out, self.element);
     }
 }

@@ -1,21 +1,17 @@
-//! The fused encoder's backward: layer by layer from the last, the blocks of a layer first, then the gradients of its weights over
-//! all blocks.
+//! The fused encoder's backward: layer by layer from the last; while the blocks go through one, the gradients of the weights of the
+//! one before are formed over all blocks.
 
-use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::error::Result;
 use crate::kernels::rows;
-use crate::kernels::tiles::{Kernels, Operand, Pack, SIDE, Source, Write};
+use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
 use crate::model::family::Norms;
-use crate::model::fused::block::{Block, BlockGradients, LayerMemory, Scratch, room};
+use crate::model::fused::Fused;
+use crate::model::fused::block::{Block, BlockGradients, Finished, LayerMemory, Scratch, room};
 use crate::model::fused::forward::{Dropout, Pass, strip};
+use crate::model::fused::gradients::{norm_gradients, weight_gradients};
 use crate::model::fused::weights::{Matrix, PackedMatrix, PackedNorm, padded};
-use crate::model::fused::{Fused, named};
-use crate::model::layers::{LayerNorm, Stored};
-
-/// Rows of a weight's gradient that one task computes: whole tiles, two of them.
-const STRIP: usize = 2 * SIDE;
+use crate::model::gradient::Gradient;
 
 impl Fused {
     /// The gradients of all trainable parameters, by name, from that of the last hidden states `(tokens, hidden)`.
@@ -24,7 +20,7 @@ impl Fused {
         pass: &Pass,
         blocks: &mut [Block],
         gradient: &[f32],
-    ) -> Result<Vec<(String, Tensor)>> {
+    ) -> Vec<(String, Gradient)> {
         let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
         let mut all = Vec::new();
         blocks.par_iter_mut().for_each(|block| {
@@ -46,17 +42,33 @@ impl Fused {
             }
         });
         if let Some(norm) = &self.final_norm {
-            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.gradients.norms[0][..]))?);
+            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.gradients.norms[0][..])));
         }
+        let mut finished: Vec<Finished> = blocks.iter_mut().map(|block| std::mem::take(&mut block.finished)).collect();
+        let mut layer_above = None;
         let first = self.first_trainable_layer();
         for number in (first.unwrap_or(0)..self.layers.len()).rev() {
-            blocks.par_iter_mut().for_each(|block| self.layer_backward(pass, number, block));
-            self.layer_gradients(pass, number, blocks, &mut all)?;
+            let (gradients, ()) = rayon::join(
+                || layer_above.map(|above| self.layer_gradients(pass, above, &finished)),
+                || blocks.par_iter_mut().for_each(|block| self.layer_backward(pass, number, block)),
+            );
+            all.extend(gradients.into_iter().flatten());
+            for (block, finished) in blocks.iter_mut().zip(&mut finished) {
+                std::mem::swap(&mut block.layers[number].inputs, &mut finished.inputs);
+                std::mem::swap(&mut block.gradients, &mut finished.gradients);
+            }
+            layer_above = Some(number);
         }
-        if first.is_none() {
-            self.embed_backward(pass, blocks, &mut all)?;
+        let (gradients, below) = rayon::join(
+            || layer_above.map(|above| self.layer_gradients(pass, above, &finished)),
+            || if first.is_none() { self.embed_backward(pass, blocks) } else { Vec::new() },
+        );
+        all.extend(gradients.into_iter().flatten());
+        all.extend(below);
+        for (block, finished) in blocks.iter_mut().zip(finished) {
+            block.finished = finished;
         }
-        Ok(all)
+        all
     }
 
     /// From the gradient of a layer's output to that of its input, both in the block's hidden states.
@@ -117,26 +129,23 @@ impl Fused {
     }
 
     /// The gradients of a layer's weights, from what its blocks have left.
-    fn layer_gradients(
-        &self,
-        pass: &Pass,
-        number: usize,
-        blocks: &[Block],
-        all: &mut Vec<(String, Tensor)>,
-    ) -> Result<()> {
+    fn layer_gradients(&self, pass: &Pass, number: usize, finished: &[Finished]) -> Vec<(String, Gradient)> {
         let layer = &self.layers[number];
-        for (which, matrix) in layer.matrices.iter().enumerate() {
-            let operands: Vec<[&Operand; 2]> = blocks
-                .iter()
-                .map(|block| [&block.layers[number].inputs[which], &block.gradients.outputs[which]])
-                .collect();
-            let biases: Vec<&[f64]> = blocks.iter().map(|block| &block.gradients.biases[which][..]).collect();
-            all.extend(matrix.gradients(pass.kernels, &operands, &biases)?);
-        }
+        let matrices: Vec<_> = layer
+            .matrices
+            .iter()
+            .enumerate()
+            .map(|(which, matrix)| {
+                let operands = finished.iter().map(|one| [&one.inputs[which], &one.gradients.outputs[which]]).collect();
+                let biases = finished.iter().map(|one| &one.gradients.biases[which][..]).collect();
+                (matrix, operands, biases)
+            })
+            .collect();
+        let mut all = weight_gradients(pass.kernels, &self.pool, &matrices);
         for (which, norm) in layer.norms.iter().enumerate() {
-            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.gradients.norms[which][..]))?);
+            all.extend(norm_gradients(norm, finished.iter().map(|one| &one.gradients.norms[which][..])));
         }
-        Ok(())
+        all
     }
 }
 
@@ -222,124 +231,5 @@ fn norm_backward(norm: &PackedNorm, x: &[f32], d: &[f32], dx: &mut [f32], width:
     let strips = x.chunks_exact(stride).zip(d.chunks_exact(stride)).zip(dx.chunks_exact_mut(stride)).take(n);
     for ((x, d), dx) in strips {
         rows::layer_norm_backward(&x[..width], &norm.weight, &d[..width], norm.eps, &mut dx[..width], sums);
-    }
-}
-
-/// A norm's gradients from the sums of all blocks, in their order.
-pub(super) fn norm_gradients<'a>(
-    norm: &LayerNorm,
-    sums: impl Iterator<Item = &'a [f32]>,
-) -> Result<Vec<(String, Tensor)>> {
-    let width = norm.weight.value().elem_count();
-    let mut total = vec![0.0f32; 2 * width];
-    for sums in sums {
-        rows::add(&mut total, sums);
-    }
-    let bias = total.split_off(width);
-    let both = [(&norm.weight, total), (&norm.bias, bias)];
-    both.into_iter()
-        .filter(|(parameter, _)| parameter.is_trainable())
-        .map(|(parameter, sums)| named(parameter, sums))
-        .collect()
-}
-
-impl Matrix {
-    /// The gradients of weights and biases from the blocks' packed inputs and outputs' gradients, summed in the order of
-    /// the blocks.
-    pub(super) fn gradients(
-        &self,
-        kernels: &Kernels,
-        operands: &[[&Operand; 2]],
-        biases: &[&[f64]],
-    ) -> Result<Vec<(String, Tensor)>> {
-        let mut all = Vec::new();
-        let mut weights: Vec<Vec<f32>> = Vec::new();
-        for weight in &self.weights {
-            let count = if weight.is_trainable() { weight.value().elem_count() } else { 0 };
-            weights.push(vec![0.0; count]);
-        }
-        let tasks = self.tasks(&mut weights);
-        tasks.into_par_iter().for_each_init(Vec::new, |strip, task| task.run(self, kernels, operands, strip));
-        for (weight, gradient) in self.weights.iter().zip(weights) {
-            if weight.is_trainable() {
-                all.push(named(weight, gradient)?);
-            }
-        }
-        let each = if self.n_parts == 1 { self.n_out } else { padded(self.n_out) };
-        let mut total = vec![0.0f64; self.width()];
-        for sums in biases {
-            total.iter_mut().zip(*sums).for_each(|(total, sum)| *total += sum);
-        }
-        let per_bias = self.n_parts / self.biases.len();
-        for (number, bias) in self.biases.iter().enumerate().filter(|(_, bias)| bias.is_trainable()) {
-            let parts =
-                (number * per_bias..(number + 1) * per_bias).flat_map(|part| &total[part * each..][..self.n_out]);
-            all.push(named(bias, parts.map(|sum| *sum as f32).collect())?);
-        }
-        Ok(all)
-    }
-
-    /// The strips of the weights' gradients.
-    fn tasks<'a>(&self, weights: &'a mut [Vec<f32>]) -> Vec<StripTask<'a>> {
-        let mut tasks = Vec::new();
-        match self.stored {
-            Stored::OutIn => {
-                // Parts begin at whole strips, because they are filled up to 32.
-                let parts = weights.iter_mut().flat_map(|weight| weight.chunks_exact_mut(self.n_out * self.n_in));
-                let per_weight = self.n_parts / self.weights.len();
-                let numbers = (0..self.n_parts).filter(|part| self.weights[part / per_weight].is_trainable());
-                for (part, values) in numbers.zip(parts) {
-                    for (number, out) in values.chunks_mut(STRIP * self.n_in).enumerate() {
-                        tasks.push(StripTask { first: part * padded(self.n_out) / SIDE + number * STRIP / SIDE, out });
-                    }
-                }
-            }
-            Stored::InOut => {
-                for weight in weights.iter_mut() {
-                    for (number, out) in weight.chunks_mut(STRIP * self.n_parts * self.n_out).enumerate() {
-                        tasks.push(StripTask { first: number * STRIP / SIDE, out });
-                    }
-                }
-            }
-        }
-        tasks
-    }
-}
-
-/// A strip of a weight's gradient: from the row tile `first` on.
-struct StripTask<'a> {
-    first: usize,
-    out: &'a mut [f32],
-}
-
-impl StripTask<'_> {
-    fn run(self, matrix: &Matrix, kernels: &Kernels, operands: &[[&Operand; 2]], strip: &mut Vec<f32>) {
-        let (columns, row) = match matrix.stored {
-            Stored::OutIn => (matrix.n_in, matrix.n_in),
-            Stored::InOut => (matrix.width(), matrix.n_parts * matrix.n_out),
-        };
-        let n = self.out.len() / row;
-        let strip = room(strip, n, columns);
-        let length = padded(columns);
-        for (number, [input, output]) in operands.iter().enumerate() {
-            let (left, right) = match matrix.stored {
-                Stored::OutIn => (output, input),
-                Stored::InOut => (input, output),
-            };
-            let write = if number == 0 { Write::Replace } else { Write::Add };
-            let left = left.tiles().part(self.first, n.div_ceil(SIDE));
-            kernels.product(left, right.tiles(), n, strip, length, write);
-        }
-        for (out, values) in self.out.chunks_exact_mut(row).zip(strip.chunks_exact(length)) {
-            match matrix.stored {
-                Stored::OutIn => out.copy_from_slice(&values[..row]),
-                Stored::InOut => {
-                    let each = if matrix.n_parts == 1 { matrix.n_out } else { padded(matrix.n_out) };
-                    for (out, values) in out.chunks_exact_mut(matrix.n_out).zip(values.chunks(each)) {
-                        out.copy_from_slice(&values[..matrix.n_out]);
-                    }
-                }
-            }
-        }
     }
 }

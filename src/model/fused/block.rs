@@ -66,6 +66,7 @@ pub(super) struct Block {
     pub(super) layers: Vec<LayerMemory>,
     pub(super) scratch: Scratch,
     pub(super) gradients: BlockGradients,
+    pub(super) finished: Finished,
 }
 
 /// Room for what does not outlive a layer.
@@ -99,7 +100,7 @@ pub(super) struct AttentionScratch {
     pub(super) out: [Vec<f32>; 3],
 }
 
-/// What a block adds to the gradients of the layer at hand.
+/// What a block adds to the gradients of a layer.
 #[derive(Debug, Default)]
 pub(super) struct BlockGradients {
     /// The gradients of the four products' outputs, packed.
@@ -108,6 +109,14 @@ pub(super) struct BlockGradients {
     pub(super) biases: [Vec<f64>; 4],
     /// Of both norms: weight, then bias.
     pub(super) norms: [Vec<f32>; 2],
+}
+
+/// What a block leaves of a layer for the gradients of its weights, while it goes on to the next one.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    /// The inputs of the four products.
+    pub(super) inputs: [Operand; 4],
+    pub(super) gradients: BlockGradients,
 }
 
 impl Block {

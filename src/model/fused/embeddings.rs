@@ -1,6 +1,7 @@
 //! The fused encoder's first station: from ids to the sum of the embeddings, its norm, dropout and projection; and back.
 
-use candle_core::Tensor;
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use crate::batch::Batch;
@@ -8,11 +9,13 @@ use crate::error::Result;
 use crate::kernels::rows;
 use crate::kernels::tiles::{Operand, Pack, Write};
 use crate::kernels::with_values;
-use crate::model::fused::backward::{add_biases, norm_gradients};
+use crate::model::fused::Fused;
+use crate::model::fused::backward::add_biases;
 use crate::model::fused::block::{Block, room};
 use crate::model::fused::forward::{Dropout, Inputs, Pass, strip};
+use crate::model::fused::gradients::{norm_gradients, weight_gradients};
 use crate::model::fused::weights::padded;
-use crate::model::fused::{Fused, named};
+use crate::model::gradient::{Buffer, Gradient};
 use crate::model::parameters::Parameter;
 
 impl Fused {
@@ -74,12 +77,8 @@ impl Fused {
     }
 
     /// The gradients of everything below the layers, from those of the hidden states that the blocks hold.
-    pub(super) fn embed_backward(
-        &self,
-        pass: &Pass,
-        blocks: &mut [Block],
-        all: &mut Vec<(String, Tensor)>,
-    ) -> Result<()> {
+    pub(super) fn embed_backward(&self, pass: &Pass, blocks: &mut [Block]) -> Vec<(String, Gradient)> {
+        let mut all = Vec::new();
         let (width, hidden) = (self.config.embedding_size, self.config.hidden_size);
         if let (Some(matrix), Some(packed)) = (&self.projection, &pass.packed.projection) {
             blocks.par_iter_mut().for_each(|block| {
@@ -96,7 +95,7 @@ impl Fused {
             let operands: Vec<[&Operand; 2]> =
                 blocks.iter().map(|block| [&block.projected, &block.gradients.outputs[0]]).collect();
             let biases: Vec<&[f64]> = blocks.iter().map(|block| &block.gradients.biases[0][..]).collect();
-            all.extend(matrix.gradients(pass.kernels, &operands, &biases)?);
+            all.extend(weight_gradients(pass.kernels, &self.pool, &[(matrix, operands, biases)]));
         }
         let stride = padded(width);
         blocks.par_iter_mut().for_each(|block| {
@@ -117,45 +116,55 @@ impl Fused {
             }
         });
         if let Some(norm) = &self.norm {
-            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.gradients.norms[0][..]))?);
+            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.gradients.norms[0][..])));
         }
-        self.table_gradients(&pass.inputs, blocks, all)
+        all.extend(self.table_gradients(&pass.inputs, blocks));
+        all
     }
 
     /// The gradients of the tables: each token adds its row. As in PyTorch, looking up padding adds nothing.
-    fn table_gradients(&self, inputs: &Inputs, blocks: &[Block], all: &mut Vec<(String, Tensor)>) -> Result<()> {
-        let width = self.config.embedding_size;
-        let stride = padded(width);
-        let rows_of = || {
-            blocks.iter().flat_map(move |block| {
-                block.span.tokens.clone().zip(block.hidden.chunks_exact(stride).map(move |row| &row[..width]))
-            })
-        };
-        let mut add = |parameter: &std::sync::Arc<Parameter>, ids: &[&[u32]], skip: Option<u32>| -> Result<()> {
-            if !parameter.is_trainable() {
-                return Ok(());
-            }
-            let mut sums = vec![0.0f32; parameter.value().elem_count()];
-            for (token, row) in rows_of() {
-                for (number, ids) in ids.iter().enumerate() {
-                    if number == 0 && Some(ids[token]) == skip {
-                        continue;
-                    }
-                    rows::add(&mut sums[ids[token] as usize * width..][..width], row);
-                }
-            }
-            all.push(named(parameter, sums)?);
-            Ok(())
-        };
+    fn table_gradients(&self, inputs: &Inputs, blocks: &[Block]) -> Vec<(String, Gradient)> {
         let padding = self.config.padding_idx;
         let words: &[&[u32]] = if inputs.types_are_tokens { &[&inputs.ids, &inputs.types] } else { &[&inputs.ids] };
-        add(&self.word.weight, words, padding)?;
         let position_padding = padding.filter(|_| self.config.position_offset > 0);
-        add(&self.position.weight, &[&inputs.positions], position_padding)?;
-        if let Some(table) = &self.token_type {
-            add(&table.weight, &[&inputs.types], None)?;
+        let positions: &[&[u32]] = &[&inputs.positions];
+        let types: &[&[u32]] = &[&inputs.types];
+        let mut tables = vec![(&self.word.weight, words, padding), (&self.position.weight, positions, position_padding)];
+        tables.extend(self.token_type.as_ref().map(|table| (&table.weight, types, None)));
+        let trainable = tables.into_par_iter().filter(|(parameter, ..)| parameter.is_trainable());
+        trainable.map(|(parameter, ids, padding)| self.table_gradient(parameter, ids, padding, blocks)).collect()
+    }
+
+    /// The gradient of one table, whose entries the tokens looked up by each of the lists `ids`; `padding` is not trained by
+    /// the first of them.
+    fn table_gradient(
+        &self,
+        parameter: &Parameter,
+        ids: &[&[u32]],
+        padding: Option<u32>,
+        blocks: &[Block],
+    ) -> (String, Gradient) {
+        let width = self.config.embedding_size;
+        let trains = |list: usize, id: u32| list > 0 || Some(id) != padding;
+        let lists = || ids.iter().enumerate();
+        let looked_up = lists().flat_map(|(list, ids)| ids.iter().copied().filter(move |&id| trains(list, id)));
+        let mut rows_of: Vec<u32> = looked_up.collect();
+        rows_of.sort_unstable();
+        rows_of.dedup();
+        let mut sums = vec![0.0f32; rows_of.len() * width];
+        for block in blocks {
+            let rows = block.hidden.chunks_exact(padded(width));
+            for (token, row) in block.span.tokens.clone().zip(rows) {
+                for (_, ids) in lists().filter(|(list, ids)| trains(*list, ids[token])) {
+                    if let Ok(place) = rows_of.binary_search(&ids[token]) {
+                        rows::add(&mut sums[place * width..][..width], &row[..width]);
+                    }
+                }
+            }
         }
-        Ok(())
+        let rows: Arc<[u32]> = rows_of.into();
+        let gradient = Gradient::of_rows(parameter.value().dims(), rows, Buffer::owned(sums));
+        (parameter.name().to_string(), gradient)
     }
 }
 

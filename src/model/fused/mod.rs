@@ -10,18 +10,18 @@ mod backward;
 mod block;
 mod embeddings;
 mod forward;
+mod gradients;
 mod operation;
 mod weights;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use candle_core::Tensor;
 
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::kernels::tiles::{Kernels, Precision, kernels};
 use crate::model::encoder::{Encoder, Layer, Projections};
 use crate::model::family::EncoderConfig;
+use crate::model::gradient::{Buffer, Gradient, Pool};
 use crate::model::layers::{Embedding, LayerNorm};
 use crate::model::parameters::{self, Parameter};
 use block::Block;
@@ -44,7 +44,9 @@ pub(super) struct Fused {
     /// Blocks that no forward holds at the moment.
     blocks: Mutex<Vec<Vec<Block>>>,
     /// Gradients of backward passes that nobody has fetched.
-    deposit: Mutex<Vec<(String, Tensor)>>,
+    deposit: Mutex<Vec<(String, Gradient)>>,
+    /// The gradients' buffers between the steps.
+    pool: Arc<Pool>,
 }
 
 /// One layer: query, key and value side by side, attention's output, both feed-forward matrices; norms in their order.
@@ -105,6 +107,7 @@ impl Fused {
             packed: Mutex::default(),
             blocks: Mutex::default(),
             deposit: Mutex::default(),
+            pool: Arc::default(),
         })
     }
 
@@ -124,7 +127,7 @@ impl Fused {
     }
 
     /// The gradients that backward passes have left since the last call, by name.
-    pub(super) fn take_gradients(&self) -> Vec<(String, Tensor)> {
+    pub(super) fn take_gradients(&self) -> Vec<(String, Gradient)> {
         std::mem::take(&mut *lock(&self.deposit))
     }
 
@@ -234,8 +237,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A gradient under its parameter's name.
-fn named(parameter: &Arc<Parameter>, values: Vec<f32>) -> Result<(String, Tensor)> {
-    let value = parameter.value();
-    Ok((parameter.name().to_string(), Tensor::from_vec(values, value.dims(), value.device())?))
+/// A small gradient under its parameter's name.
+fn named(parameter: &Parameter, values: Vec<f32>) -> (String, Gradient) {
+    let gradient = Gradient::dense(parameter.value().dims(), Buffer::owned(values), None);
+    (parameter.name().to_string(), gradient)
 }
