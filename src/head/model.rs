@@ -16,6 +16,7 @@ use crate::head::autograd::{self, Gradients, LoopState, Mode};
 use crate::head::generation::defaults;
 use crate::head::output::Leading;
 use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
+use crate::kernels::profile::{self, Part};
 use crate::model::backbone::LoadSettings;
 use crate::model::encoder::Encoder;
 use crate::model::family::Family;
@@ -291,6 +292,7 @@ impl Model {
     pub fn forward(&self, batch: &Batch) -> Result<Output> {
         batch.start_forward();
         let hidden = self.0.encoder.forward(batch)?;
+        let _part = profile::begin(Part::Head);
         self.0.task.forward(&self.0.head, &hidden, batch).map_err(|error| batch.relocate(error))
     }
 
@@ -333,6 +335,7 @@ impl Model {
     /// # Errors
     /// What the task raises, and a loss that is not a scalar.
     pub fn loss(&self, output: &Output, batch: &Batch) -> Result<Tensor> {
+        let _part = profile::begin(Part::Head);
         let loss = self.0.task.loss(&self.0.head, output, batch).map_err(|error| batch.relocate(error))?;
         scalar(loss)
     }

@@ -13,6 +13,7 @@ mod gemm;
 pub mod linear;
 pub mod math;
 pub mod norm;
+pub mod profile;
 pub mod residual;
 pub mod rows;
 pub mod sums;

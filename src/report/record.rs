@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{clock, lines};
+use crate::kernels::profile;
 
 /// What a run has come to so far.
 #[derive(Debug, Default)]
@@ -40,6 +41,10 @@ impl Record {
             ("time_to_first_step_s".to_string(), json!(self.time_to_first_step)),
         ]);
         body.extend(self.entries.clone());
+        if profile::is_on() {
+            let parts = profile::seconds().into_iter().map(|(part, seconds)| (part.to_string(), json!(seconds)));
+            body.insert("profile".into(), parts.collect::<Map<_, _>>().into());
+        }
         body
     }
 

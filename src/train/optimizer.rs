@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Place, Result, What};
 pub use crate::head::Gradients;
+use crate::kernels::profile::{self, Part};
 use crate::kernels::{adamw, with_values};
 use crate::model::gradient::{Gradient, View};
 
@@ -336,6 +337,7 @@ impl InplaceOp1 for FusedAdamW<'_> {
         let (Some((start, end)), CpuStorage::F32(weights)) = (layout.contiguous_offsets(), storage) else {
             candle_core::bail!("adamw needs a contiguous f32 parameter")
         };
+        let _part = profile::begin(Part::Optimizer);
         let (m, v, touched) = &mut *self.moments.borrow_mut();
         let (weights, update) = (&mut weights[start..end], &self.update);
         let (rows, values) = (self.rows, self.values);

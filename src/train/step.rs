@@ -9,6 +9,7 @@ use crate::batch::{Batch, Draw, Features};
 use crate::error::{Error, Place, Result, What};
 use crate::head::Model;
 use crate::head::prepare::Prepared;
+use crate::kernels::profile::{self, Part};
 use crate::train::compute_loss::ComputeLoss;
 use crate::train::optimizer::Gradients;
 
@@ -35,6 +36,7 @@ pub(super) fn window_of(
     label_smoothing: f64,
     draw: Draw,
 ) -> Result<Vec<Batch>> {
+    let _part = profile::begin(Part::Batches);
     let mut first_row = 0;
     let batch = |indices: &&[usize]| {
         let batch = packed(model, prepared, indices, label_smoothing)?.training(draw, first_row);
@@ -77,7 +79,11 @@ pub(super) fn accumulate(
         if !window.loss.is_finite() {
             return Ok(window);
         }
-        model.collect_gradients(&mut loss.backward()?, &mut window.gradients)?;
+        let mut store = {
+            let _part = profile::begin(Part::HeadBackward);
+            loss.backward()?
+        };
+        model.collect_gradients(&mut store, &mut window.gradients)?;
         if !batch.part.is_last {
             after_substep()?;
         }

@@ -22,6 +22,7 @@ mod pack;
 mod pack_avx512;
 mod portable;
 
+use crate::kernels::profile::{self, Part};
 pub use choice::{Precision, available, kernels, kernels_of};
 pub use pack::Source;
 
@@ -157,6 +158,7 @@ impl<'a> Tiles<'a> {
 impl Kernels {
     /// Packs `source` into a new place of `operand`.
     pub fn pack(&self, how: Pack, source: Source<'_>, operand: &mut Operand) {
+        let _part = profile::begin(Part::Packing);
         let (side, depth) = source.side_and_depth(how);
         operand.reserve(self.element, side, depth);
         (self.pack)(how, source, &mut operand.lines, self.element);
@@ -177,6 +179,7 @@ impl Kernels {
     /// # Panics
     /// Operands of different depth, or an output that is too small: a defect of the caller.
     pub fn product(&self, a: Tiles<'_>, b: Tiles<'_>, rows: usize, out: &mut [f32], row_length: usize, write: Write) {
+        let _part = profile::begin(Part::Products);
         self.product_before(&[], [a, b], rows, out, row_length, write);
     }
 
@@ -187,6 +190,7 @@ impl Kernels {
     pub fn sum_of_products(&self, pairs: &[[Tiles<'_>; 2]], rows: usize, out: &mut [f32], row_length: usize) {
         // So many tiles of columns that their part of the output stays in the caches while all pairs add to it.
         const COLUMNS: usize = 8;
+        let _part = profile::begin(Part::WeightGradients);
         let Some([_, first]) = pairs.first() else { return };
         let sides = first.sides;
         assert!(pairs.iter().all(|[_, b]| b.sides == sides), "right operands of a sum have the same columns");

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::rows;
+use crate::kernels::{profile, rows};
 use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
 use crate::model::family::Norms;
 use crate::model::fused::Fused;
@@ -73,6 +73,7 @@ impl Fused {
 
     /// From the gradient of a layer's output to that of its input, both in the block's hidden states.
     fn layer_backward(&self, pass: &Pass, number: usize, block: &mut Block) {
+        let _part = profile::begin(profile::Part::Rows);
         let (layer, packed, layer_pass) = (&self.layers[number], &pass.packed.layers[number], &pass.layers[number]);
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let stride = padded(hidden);

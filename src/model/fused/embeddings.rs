@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::kernels::rows;
+use crate::kernels::{profile, rows};
 use crate::kernels::tiles::{Operand, Pack, Write};
 use crate::kernels::with_values;
 use crate::model::fused::Fused;
@@ -31,6 +31,7 @@ impl Fused {
     }
 
     fn embed_block(&self, pass: &Pass, block: &mut Block, [words, positions, types]: [&[f32]; 3]) {
+        let _part = profile::begin(profile::Part::Embeddings);
         let width = self.config.embedding_size;
         let (n, first, stride) = (block.n_tokens(), block.span.tokens.start, padded(width));
         let inputs = &pass.inputs;
@@ -99,6 +100,7 @@ impl Fused {
         }
         let stride = padded(width);
         blocks.par_iter_mut().for_each(|block| {
+            let _part = profile::begin(profile::Part::Embeddings);
             let (n, first) = (block.n_tokens(), block.span.tokens.start);
             let Block { hidden, embedded, scratch, gradients, .. } = block;
             let sums = &mut gradients.norms[0];
@@ -144,6 +146,7 @@ impl Fused {
         padding: Option<u32>,
         blocks: &[Block],
     ) -> (String, Gradient) {
+        let _part = profile::begin(profile::Part::Embeddings);
         let width = self.config.embedding_size;
         let trains = |list: usize, id: u32| list > 0 || Some(id) != padding;
         let lists = || ids.iter().enumerate();

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::batch::{Batch, Draw};
 use crate::error::Result;
 use crate::kernels::dropout::{Site, TokenNumber};
-use crate::kernels::rows;
+use crate::kernels::{profile, rows};
 use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
 use crate::model::family::Norms;
 use crate::model::fused::attention::Head;
@@ -131,6 +131,7 @@ impl Fused {
     }
 
     fn layer_forward(&self, pass: &Pass, number: usize, block: &mut Block) {
+        let _part = profile::begin(profile::Part::Rows);
         let (layer, packed, layer_pass) = (&self.layers[number], &pass.packed.layers[number], &pass.layers[number]);
         let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
         let n = block.n_tokens();
@@ -210,6 +211,7 @@ impl Fused {
         qkv: &[f32],
         mut each: impl FnMut(Head<'_>),
     ) {
+        let _part = profile::begin(profile::Part::Attention);
         let (n_heads, hidden) = (self.config.n_heads, self.config.hidden_size);
         let size = hidden / n_heads;
         for row in span.rows.clone() {

@@ -10,6 +10,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::kernels::dropout::TokenNumber;
+use crate::kernels::profile;
 use crate::kernels::tiles::Kernels;
 use crate::kernels::with_values;
 use crate::model::fused::block::Block;
@@ -87,6 +88,7 @@ impl CustomOp1 for Waiting {
     }
 
     fn bwd(&self, _anchor: &Tensor, _hidden: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let _part = profile::pause();
         let mut blocks = lock(&self.blocks);
         let gradients = with_values([gradient], |[gradient]| self.fused.backward(&self.pass, &mut blocks, gradient))?;
         lock(&self.fused.deposit).extend(gradients);
