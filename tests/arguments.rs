@@ -108,7 +108,11 @@ fn what_cannot_be_used_is_refused_by_name() {
     check(json!({ "optim": "adamm" }), "is \"adamm\", but must be", "");
     check(json!({ "report_to": "wandb" }), "`report_to: \"wandb\"`", "comes later");
     check(json!({ "fp16": true }), "`fp16: true`", "`bf16`");
-    check(json!({ "gradient_checkpointing": true }), "`gradient_checkpointing: true`", "CPU engine");
+    check(
+        json!({ "activation_checkpointing": true }),
+        "`activation_checkpointing: true`",
+        "`gradient_checkpointing: true`",
+    );
     check(json!({ "push_to_hub": true }), "`push_to_hub: true`", "save_model");
     check(json!({ "deepspeed": "ds.json" }), "`deepspeed` of", "several devices");
     check(json!({ "fsdp": "full_shard" }), "`fsdp` of", "several devices");

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use retune::batch::{Batch, Draw, Features};
 use retune::kernels::Path;
 use retune::kernels::tiles::{Element, Kernels, Precision, available, kernels_of};
+use retune::model::gradient::Gradient;
 use retune::model::{Backbone, ModelConfig};
 use retune::tensor::rng::Rng;
 use serde_json::{Value as Json, json};
@@ -109,7 +110,8 @@ fn fused(backbone: &Backbone, batch: &Batch, kernels: &'static Kernels) -> (Vec<
     let hidden = backbone.encoder.forward_on(batch, kernels).unwrap();
     weighed(&hidden).backward().unwrap();
     let gradients = backbone.encoder.take_gradients();
-    (numbers(&hidden), gradients.into_iter().map(|(name, gradient)| (name, numbers(&gradient.to_tensor().unwrap()))).collect())
+    let by_name = |(name, gradient): (String, Gradient)| (name, numbers(&gradient.to_tensor().unwrap()));
+    (numbers(&hidden), gradients.into_iter().map(by_name).collect())
 }
 
 fn check(name: &str, backbone: &Backbone, batch: &Batch) {
@@ -118,6 +120,10 @@ fn check(name: &str, backbone: &Backbone, batch: &Batch) {
     for kernels in tables() {
         let (of_hidden, of_gradients) = tolerances(kernels);
         let (found, found_gradients) = fused(backbone, batch, kernels);
+        backbone.encoder.set_checkpoints(true);
+        let again = fused(backbone, batch, kernels);
+        backbone.encoder.set_checkpoints(false);
+        assert!(again == (found.clone(), found_gradients.clone()), "{name}, {}: layers computed again", kernels.name);
         let error = relative(&found, &hidden);
         assert!(error < of_hidden, "{name}, {}: hidden states {error:e}", kernels.name);
         let mut names: Vec<_> = gradients.keys().collect();

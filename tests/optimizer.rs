@@ -50,7 +50,9 @@ fn five_steps_give_the_numbers_of_numpy() {
         for (step, (lr, scale)) in floats(&golden["lr"]).into_iter().zip(floats(&golden["grad_scale"])).enumerate() {
             let gradients: Gradients = cases
                 .iter()
-                .map(|case| (name(case), tensor(&case["gradients"][step], &shape(case)).to_dtype(dtype).unwrap().into()))
+                .map(|case| {
+                    (name(case), tensor(&case["gradients"][step], &shape(case)).to_dtype(dtype).unwrap().into())
+                })
                 .collect();
             // Halfway, the state moves to another optimizer of the same variables.
             if step == 3 {

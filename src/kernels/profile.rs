@@ -100,5 +100,8 @@ fn charge(part: Option<(Part, Instant)>, now: Instant) {
 
 /// The seconds of each part so far, summed over threads.
 pub fn seconds() -> Vec<(&'static str, f64)> {
-    PARTS.iter().map(|(part, name)| (*name, NANOSECONDS[*part as usize].load(Ordering::Relaxed) as f64 * 1e-9)).collect()
+    PARTS
+        .iter()
+        .map(|(part, name)| (*name, NANOSECONDS[*part as usize].load(Ordering::Relaxed) as f64 * 1e-9))
+        .collect()
 }

@@ -158,6 +158,25 @@ simd! {
 }
 
 simd! {
+    /// Probabilities with what dropout does to them: those whose factor is 0 get a sign.
+    pub fn marked(probabilities: &[f32], factors: &[f32], marked: &mut [f32]) {
+        for ((marked, p), factor) in marked.iter_mut().zip(probabilities).zip(factors) {
+            *marked = if *factor == 0.0 { -*p } else { *p };
+        }
+    }
+}
+
+simd! {
+    /// What [`marked`] was made of, where factors are 0 or `scale`.
+    pub fn unmarked(marked: &[f32], scale: f32, probabilities: &mut [f32], factors: &mut [f32]) {
+        for ((marked, p), factor) in marked.iter().zip(probabilities).zip(factors) {
+            *factor = if marked.to_bits() >> 31 == 1 { 0.0 } else { scale };
+            *p = marked.abs();
+        }
+    }
+}
+
+simd! {
     /// One row's softmax backward: `gradient = p * (gradient - sum(gradient * p))`.
     pub fn softmax_backward(probabilities: &[f32], gradient: &mut [f32]) {
         const LANES: usize = 16;

@@ -192,6 +192,12 @@ impl Encoder {
         self.fused.as_ref().map(|fused| fused.set_precision(precision)).unwrap_or_default()
     }
 
+    /// Says whether the fused encoder's backward computes each layer's forward again instead of keeping all that it needs
+    /// (gradient checkpointing); returns what was said before.
+    pub fn set_checkpoints(&self, checkpoints: bool) -> bool {
+        self.fused.as_ref().is_some_and(|fused| fused.set_checkpoints(checkpoints))
+    }
+
     /// The gradients that backward passes through the fused encoder have left since the last call, by name.
     pub fn take_gradients(&self) -> Vec<(String, Gradient)> {
         self.fused.as_ref().map(|fused| fused.take_gradients()).unwrap_or_default()

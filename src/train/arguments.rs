@@ -109,6 +109,8 @@ arguments! {
     bf16: bool = false;
     /// How exact products of matrices are.
     float32_matmul_precision: MatmulPrecision = MatmulPrecision::Highest;
+    /// Whether the backward computes the layers' forward again instead of keeping what it needs: less memory, a third more time.
+    gradient_checkpointing: bool = false;
     /// When to log.
     logging_strategy: Interval = Interval::Steps;
     /// Updates between logs; below 1 it is a share of all updates.

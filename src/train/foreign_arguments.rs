@@ -43,8 +43,7 @@ const fn argument(name: &'static str, kind: Kind, default: &'static str, fate: F
 }
 
 const ENGINE: &str = "evaluation follows `bf16`";
-const MEMORY: &str = "it comes with the CPU engine; a smaller `per_device_train_batch_size` with \
-    `gradient_accumulation_steps` needs less memory too";
+const REENTRANT: &str = "there is one way to compute a layer again";
 const HUB: &str = "save with `trainer.save_model(dir)` and upload the folder with the hub's own tools";
 const NO_HUB: &str = "nothing is pushed to a hub";
 const ONE_DEVICE: &str = "training runs on one device";
@@ -61,10 +60,9 @@ const ADAMW_ONLY: &str = "the optimizer is AdamW without options of its own";
 /// All of them, in the order of Hugging Face's class; those of earlier versions follow.
 pub(crate) const FOREIGN: &[Foreign] = &[
     argument("fp16", Bool, "false", Refused("train in f32, or with the other half precision, `bf16`")),
-    argument("gradient_checkpointing", Bool, "false", Refused(MEMORY)),
-    argument("activation_checkpointing", Bool, "false", Refused(MEMORY)),
-    argument("gradient_checkpointing_kwargs", Any, "null", Refused(MEMORY)),
-    argument("activation_checkpointing_kwargs", Any, "null", Refused(MEMORY)),
+    argument("activation_checkpointing", Bool, "false", Refused("write `gradient_checkpointing: true`")),
+    argument("gradient_checkpointing_kwargs", Any, "null", Inert(REENTRANT)),
+    argument("activation_checkpointing_kwargs", Any, "null", Inert(REENTRANT)),
     argument("optim_args", Text, "null", Refused(ADAMW_ONLY)),
     argument("optim_target_modules", Any, "null", Refused(ADAMW_ONLY)),
     argument("average_tokens_across_devices", Bool, "true", Inert(ONE_DEVICE)),

@@ -159,6 +159,7 @@ impl AdamW {
         let settings = self.settings;
         let results: Vec<Result<()>> = work
             .into_par_iter()
+            .with_max_len(1)
             .map(|(name, parameter, gradient)| {
                 parameter.step += 1;
                 let update = settings.update(parameter, lr, grad_scale);

@@ -1,5 +1,6 @@
-//! How exact the products of training and evaluation are: `bf16` and `float32_matmul_precision` of the arguments, for as long as
-//! the trainer is at work; what is done with the model afterwards is exact again.
+//! How the encoder computes for as long as the trainer is at work: how exact its products are (`bf16` and
+//! `float32_matmul_precision`), and what it keeps for the backward (`gradient_checkpointing`). What is done with the model
+//! afterwards is as it was before.
 
 use crate::head::Model;
 use crate::kernels::tiles::{Precision, kernels};
@@ -19,19 +20,27 @@ impl Trainer {
             MatmulPrecision::High => Precision::High,
             MatmulPrecision::Medium => Precision::Medium,
         };
-        let before = self.settings.model.encoder().set_precision(precision);
+        if args.gradient_checkpointing && kernels(precision).is_none() {
+            hooks.note(
+                "`gradient_checkpointing`: these kernels have no use for it, so all that the backward needs is kept",
+            );
+        }
+        let encoder = self.settings.model.encoder();
+        let before = (encoder.set_precision(precision), encoder.set_checkpoints(args.gradient_checkpointing));
         PrecisionGuard { model: self.settings.model.clone(), before }
     }
 }
 
-/// Sets a model's precision back to what it was before.
+/// Sets a model back to what it was before.
 pub(super) struct PrecisionGuard {
     model: Model,
-    before: Precision,
+    before: (Precision, bool),
 }
 
 impl Drop for PrecisionGuard {
     fn drop(&mut self) {
-        self.model.encoder().set_precision(self.before);
+        let (precision, checkpoints) = self.before;
+        self.model.encoder().set_precision(precision);
+        self.model.encoder().set_checkpoints(checkpoints);
     }
 }

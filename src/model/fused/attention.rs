@@ -1,7 +1,7 @@
 //! Scaled dot-product attention of one row and head, forward and backward, by products over tiles.
 //!
-//! Probabilities are held for a stretch of queries at a time and made again in the backward, so memory grows with the length of a
-//! row and not with its square.
+//! Probabilities are held for a stretch of queries at a time. Those of short rows are kept for the backward; of long ones they are
+//! made again, so that memory grows with the length of a row and not with its square.
 
 use crate::kernels::dropout::{Site, TokenNumber};
 use crate::kernels::rows;
@@ -11,6 +11,8 @@ use crate::model::fused::weights::padded;
 
 /// Queries whose probabilities are held at a time.
 const STRETCH: usize = 128;
+/// The longest row whose probabilities are kept for the backward.
+const KEPT: usize = 192;
 
 /// One row and one head.
 pub(super) struct Head<'a> {
@@ -72,8 +74,19 @@ impl<'a> Head<'a> {
         true
     }
 
-    /// Writes the head's columns of `context`, whose rows are `context_length` long.
-    pub(super) fn forward(&self, context: &mut [f32], context_length: usize, scratch: &mut AttentionScratch) {
+    /// How many probabilities are kept for the backward.
+    pub(super) fn n_kept(&self) -> usize {
+        if self.n_tokens <= KEPT { self.n_tokens * self.keys_length() } else { 0 }
+    }
+
+    /// Writes the head's columns of `context`, whose rows are `context_length` long, and the probabilities to be `kept`, if any.
+    pub(super) fn forward(
+        &self,
+        context: &mut [f32],
+        context_length: usize,
+        kept: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
         let AttentionScratch { operands: [q, k, v, left, ..], scores, factors, out: [out, ..], .. } = scratch;
         self.kernels.pack(Pack::A, self.source(0, 0, self.n_tokens), q);
         self.kernels.pack(Pack::TransposedB, self.source(1, 0, self.n_keys), k);
@@ -83,7 +96,15 @@ impl<'a> Head<'a> {
             let (first, n) = stretch;
             let scores = room(scores, n, length);
             self.probabilities(q, k, stretch, scores);
-            if self.factors(stretch, factors) {
+            let drops = self.factors(stretch, factors);
+            if let Some(kept) = kept.get_mut(first * length..(first + n) * length) {
+                if drops {
+                    rows::marked(&scores[..n * length], &factors[..n * length], kept);
+                } else {
+                    kept.copy_from_slice(&scores[..n * length]);
+                }
+            }
+            if drops {
                 self.drop(scores, factors, n);
             }
             self.kernels.pack(
@@ -107,11 +128,13 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Writes the head's columns of the gradients of queries, keys and values from that of the context.
+    /// Writes the head's columns of the gradients of queries, keys and values from that of the context, and from the probabilities
+    /// that were kept, if any.
     pub(super) fn backward(
         &self,
         d_context: &[f32],
         context_length: usize,
+        kept: &[f32],
         d_qkv: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
@@ -119,8 +142,10 @@ impl<'a> Head<'a> {
         let [q, k, v, left, right, keys] = operands;
         let [out, d_keys, d_values] = out;
         let kernels = self.kernels;
-        kernels.pack(Pack::A, self.source(0, 0, self.n_tokens), q);
-        kernels.pack(Pack::TransposedB, self.source(1, 0, self.n_keys), k);
+        if kept.is_empty() {
+            kernels.pack(Pack::A, self.source(0, 0, self.n_tokens), q);
+            kernels.pack(Pack::TransposedB, self.source(1, 0, self.n_keys), k);
+        }
         kernels.pack(Pack::B, self.source(1, 0, self.n_keys), keys);
         kernels.pack(Pack::TransposedB, self.source(2, 0, self.n_keys), v);
         let (length, width) = (self.keys_length(), padded(self.size));
@@ -133,12 +158,19 @@ impl<'a> Head<'a> {
             let d_out = Source { values: &d_context[at..], row_length: context_length, rows: n, columns: self.size };
             let (scores, d_scores) = (room(scores, n, length), room(d_scores, n, length));
             let square = |values| Source { values, row_length: length, rows: n, columns: self.n_keys };
-            self.probabilities(q, k, stretch, scores);
+            let drops = if let Some(kept) = kept.get(first * length..(first + n) * length) {
+                let scale = self.dropout.as_ref().map_or(1.0, |(site, _)| site.scale());
+                rows::unmarked(kept, scale, scores, room(factors, n, length));
+                self.dropout.is_some()
+            } else {
+                self.probabilities(q, k, stretch, scores);
+                self.factors(stretch, factors)
+            };
             // The gradient of the probabilities, which dropout scales like the probabilities themselves.
             kernels.pack(Pack::A, d_out, left);
             kernels.product(left.tiles(), v.tiles(), n, d_scores, length, Write::Replace);
             kernels.pack(Pack::B, d_out, right);
-            if self.factors(stretch, factors) {
+            if drops {
                 self.drop(d_scores, factors, n);
                 let dropped = room(factors, n, length);
                 for (factors, scores) in dropped.chunks_exact_mut(length).zip(scores.chunks_exact(length)).take(n) {

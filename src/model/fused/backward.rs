@@ -3,27 +3,22 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::{profile, rows};
 use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
+use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
 use crate::model::fused::Fused;
 use crate::model::fused::block::{Block, BlockGradients, Finished, LayerMemory, Scratch, room};
-use crate::model::fused::forward::{Dropout, Pass, strip};
+use crate::model::fused::forward::{Dropout, Keep, Pass, strip};
 use crate::model::fused::gradients::{norm_gradients, weight_gradients};
 use crate::model::fused::weights::{Matrix, PackedMatrix, PackedNorm, padded};
 use crate::model::gradient::Gradient;
 
 impl Fused {
     /// The gradients of all trainable parameters, by name, from that of the last hidden states `(tokens, hidden)`.
-    pub(super) fn backward(
-        &self,
-        pass: &Pass,
-        blocks: &mut [Block],
-        gradient: &[f32],
-    ) -> Vec<(String, Gradient)> {
+    pub(super) fn backward(&self, pass: &Pass, blocks: &mut [Block], gradient: &[f32]) -> Vec<(String, Gradient)> {
         let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
         let mut all = Vec::new();
-        blocks.par_iter_mut().for_each(|block| {
+        blocks.par_iter_mut().with_max_len(1).for_each(|block| {
             let (n, first) = (block.n_tokens(), block.span.tokens.start);
             let Block { hidden: x, last, gradients, .. } = block;
             let x = room(x, n, hidden);
@@ -50,11 +45,11 @@ impl Fused {
         for number in (first.unwrap_or(0)..self.layers.len()).rev() {
             let (gradients, ()) = rayon::join(
                 || layer_above.map(|above| self.layer_gradients(pass, above, &finished)),
-                || blocks.par_iter_mut().for_each(|block| self.layer_backward(pass, number, block)),
+                || blocks.par_iter_mut().with_max_len(1).for_each(|block| self.layer_backward(pass, number, block)),
             );
             all.extend(gradients.into_iter().flatten());
             for (block, finished) in blocks.iter_mut().zip(&mut finished) {
-                std::mem::swap(&mut block.layers[number].inputs, &mut finished.inputs);
+                std::mem::swap(&mut block.layers[self.memory_of(pass, number)].inputs, &mut finished.inputs);
                 std::mem::swap(&mut block.gradients, &mut finished.gradients);
             }
             layer_above = Some(number);
@@ -73,13 +68,17 @@ impl Fused {
 
     /// From the gradient of a layer's output to that of its input, both in the block's hidden states.
     fn layer_backward(&self, pass: &Pass, number: usize, block: &mut Block) {
+        if pass.keep == Keep::Inputs {
+            self.layer_again(pass, number, block);
+        }
         let _part = profile::begin(profile::Part::Rows);
         let (layer, packed, layer_pass) = (&self.layers[number], &pass.packed.layers[number], &pass.layers[number]);
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let stride = padded(hidden);
         let n = block.n_tokens();
         let Block { span, hidden: d, layers, scratch, gradients, .. } = block;
-        let LayerMemory { qkv, slopes, norm_inputs: [first_input, second_input], .. } = &mut layers[number];
+        let memory = &mut layers[self.memory_of(pass, number)];
+        let LayerMemory { qkv, slopes, norm_inputs: [first_input, second_input], probabilities, .. } = memory;
         let Scratch { left, narrow: [d_sum, d_out, path, d_context], wide, d_qkv, factors, attention } = scratch;
         let BlockGradients { outputs, biases, norms } = gradients;
         let d = room(d, n, hidden);
@@ -117,7 +116,12 @@ impl Fused {
         part.product(&packed.matrices[1], d_context, hidden, Write::Replace);
         let width = layer.matrices[0].width();
         let d_qkv = room(d_qkv, n, width);
-        self.heads(pass, layer_pass, span, qkv, |head| head.backward(d_context, stride, d_qkv, attention));
+        let mut kept = &probabilities[..];
+        self.heads(pass, layer_pass, span, qkv, |head| {
+            let (own, others) = kept.split_at(head.n_kept());
+            head.backward(d_context, stride, own, d_qkv, attention);
+            kept = others;
+        });
         part.gradient(&layer.matrices[0], d_qkv, width, &mut outputs[0], &mut biases[0]);
         if before {
             part.product(&packed.matrices[0], path, hidden, Write::Replace);

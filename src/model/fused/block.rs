@@ -20,9 +20,9 @@ pub(super) struct Span {
     pub(super) tokens: Range<usize>,
 }
 
-/// Cuts a batch into blocks of whole rows, about an eighth of its tokens each.
+/// Cuts a batch into blocks of whole rows, about a sixth of its tokens each.
 pub(super) fn spans(batch: &Batch) -> Vec<Span> {
-    let target = (batch.n_tokens() / 8).clamp(TARGET.0, TARGET.1);
+    let target = (batch.n_tokens() / 6).clamp(TARGET.0, TARGET.1);
     let mut spans = Vec::new();
     let mut first = 0;
     for row in 0..batch.n_rows() {
@@ -49,6 +49,8 @@ pub(super) struct LayerMemory {
     pub(super) slopes: Vec<f32>,
     /// The inputs of both layer norms, `(tokens, padded(hidden))`.
     pub(super) norm_inputs: [Vec<f32>; 2],
+    /// The attention probabilities of short rows, head by head.
+    pub(super) probabilities: Vec<f32>,
 }
 
 /// A block's numbers, kept from step to step so that nothing is allocated in one.
@@ -63,6 +65,8 @@ pub(super) struct Block {
     pub(super) projected: Operand,
     /// The input of the last norm.
     pub(super) last: Vec<f32>,
+    /// The inputs of the layers, where the layers are computed again in the backward.
+    pub(super) starts: Vec<Vec<f32>>,
     pub(super) layers: Vec<LayerMemory>,
     pub(super) scratch: Scratch,
     pub(super) gradients: BlockGradients,
@@ -136,5 +140,10 @@ pub(super) fn sized(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
 
 /// Room for `rows` rows of `width` numbers, filled up to whole tiles in both directions.
 pub(super) fn room(values: &mut Vec<f32>, rows: usize, width: usize) -> &mut [f32] {
-    sized(values, padded(rows) * padded(width))
+    sized(values, room_for(rows, width))
+}
+
+/// The numbers that [`room`] makes room for.
+pub(super) fn room_for(rows: usize, width: usize) -> usize {
+    padded(rows) * padded(width)
 }

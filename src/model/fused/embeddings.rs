@@ -6,13 +6,13 @@ use rayon::prelude::*;
 
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::kernels::{profile, rows};
 use crate::kernels::tiles::{Operand, Pack, Write};
 use crate::kernels::with_values;
+use crate::kernels::{profile, rows};
 use crate::model::fused::Fused;
 use crate::model::fused::backward::add_biases;
 use crate::model::fused::block::{Block, room};
-use crate::model::fused::forward::{Dropout, Inputs, Pass, strip};
+use crate::model::fused::forward::{Dropout, Inputs, Keep, Pass, strip};
 use crate::model::fused::gradients::{norm_gradients, weight_gradients};
 use crate::model::fused::weights::padded;
 use crate::model::gradient::{Buffer, Gradient};
@@ -25,7 +25,10 @@ impl Fused {
         let types = self.token_type.as_ref().map_or(no_types, |table| table.weight.value());
         let tables = [self.word.weight.value(), self.position.weight.value(), types];
         with_values(tables, |[words, positions, types]| {
-            blocks.par_iter_mut().for_each(|block| self.embed_block(pass, block, [words, positions, types]));
+            blocks
+                .par_iter_mut()
+                .with_max_len(1)
+                .for_each(|block| self.embed_block(pass, block, [words, positions, types]));
         })?;
         Ok(())
     }
@@ -63,7 +66,7 @@ impl Fused {
         if let (Some(matrix), Some(packed)) = (&self.projection, &pass.packed.projection) {
             let source = strip(target, width, n);
             pass.kernels.pack(Pack::A, source, &mut block.scratch.left);
-            if pass.keeps {
+            if pass.keep != Keep::Nothing {
                 pass.kernels.pack(matrix.input_pack(), source, &mut block.projected);
             }
             let stride = padded(self.config.hidden_size);
@@ -82,7 +85,7 @@ impl Fused {
         let mut all = Vec::new();
         let (width, hidden) = (self.config.embedding_size, self.config.hidden_size);
         if let (Some(matrix), Some(packed)) = (&self.projection, &pass.packed.projection) {
-            blocks.par_iter_mut().for_each(|block| {
+            blocks.par_iter_mut().with_max_len(1).for_each(|block| {
                 let n = block.n_tokens();
                 let source = strip(&block.hidden, hidden, n);
                 add_biases(source, &mut block.gradients.biases[0]);
@@ -99,7 +102,7 @@ impl Fused {
             all.extend(weight_gradients(pass.kernels, &self.pool, &[(matrix, operands, biases)]));
         }
         let stride = padded(width);
-        blocks.par_iter_mut().for_each(|block| {
+        blocks.par_iter_mut().with_max_len(1).for_each(|block| {
             let _part = profile::begin(profile::Part::Embeddings);
             let (n, first) = (block.n_tokens(), block.span.tokens.start);
             let Block { hidden, embedded, scratch, gradients, .. } = block;
@@ -131,7 +134,8 @@ impl Fused {
         let position_padding = padding.filter(|_| self.config.position_offset > 0);
         let positions: &[&[u32]] = &[&inputs.positions];
         let types: &[&[u32]] = &[&inputs.types];
-        let mut tables = vec![(&self.word.weight, words, padding), (&self.position.weight, positions, position_padding)];
+        let mut tables =
+            vec![(&self.word.weight, words, padding), (&self.position.weight, positions, position_padding)];
         tables.extend(self.token_type.as_ref().map(|table| (&table.weight, types, None)));
         let trainable = tables.into_par_iter().filter(|(parameter, ..)| parameter.is_trainable());
         trainable.map(|(parameter, ids, padding)| self.table_gradient(parameter, ids, padding, blocks)).collect()

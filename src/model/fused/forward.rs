@@ -7,11 +7,11 @@ use rayon::prelude::*;
 use crate::batch::{Batch, Draw};
 use crate::error::Result;
 use crate::kernels::dropout::{Site, TokenNumber};
-use crate::kernels::{profile, rows};
 use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
+use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
 use crate::model::fused::attention::Head;
-use crate::model::fused::block::{Block, LayerMemory, Scratch, Span, room, sized};
+use crate::model::fused::block::{Block, LayerMemory, Scratch, Span, room, room_for, sized};
 use crate::model::fused::weights::{Matrix, PackedMatrix, PackedNorm, padded};
 use crate::model::fused::{Fused, Packed};
 use crate::tensor::rng::stream_hash;
@@ -40,10 +40,21 @@ pub(super) struct Pass {
     /// Where rows start in the batch, and how many of their tokens are keys.
     pub(super) starts: Vec<usize>,
     pub(super) key_lengths: Vec<usize>,
-    /// Whether what the backward needs is kept.
-    pub(super) keeps: bool,
+    /// What the backward will find.
+    pub(super) keep: Keep,
     pub(super) embedding_dropout: Dropout,
     pub(super) layers: Vec<LayerPass>,
+}
+
+/// What a forward keeps for the backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Nothing: there is none.
+    Nothing,
+    /// The inputs of the layers, which are computed again.
+    Inputs,
+    /// What each layer needs.
+    Everything,
 }
 
 /// What is particular to one layer of a pass.
@@ -108,13 +119,19 @@ impl Fused {
             pieces.push(piece);
             rest = others;
         }
-        blocks.par_iter_mut().zip(pieces).for_each(|(block, out)| {
+        blocks.par_iter_mut().zip(pieces).with_max_len(1).for_each(|(block, out)| {
             for number in 0..self.layers.len() {
+                if pass.keep == Keep::Inputs {
+                    let n = block.n_tokens() * stride;
+                    block.starts.resize_with(self.layers.len(), Vec::new);
+                    sized(&mut block.starts[number], room_for(block.span.tokens.len(), hidden))[..n]
+                        .copy_from_slice(&block.hidden[..n]);
+                }
                 self.layer_forward(pass, number, block);
             }
             let n = block.n_tokens();
             if let Some(norm) = &pass.packed.final_norm {
-                if pass.keeps {
+                if pass.keep != Keep::Nothing {
                     let kept = room(&mut block.last, n, hidden);
                     kept[..n * stride].copy_from_slice(&block.hidden[..n * stride]);
                 }
@@ -130,19 +147,31 @@ impl Fused {
         Ok(out)
     }
 
+    /// Which of a block's memories a layer uses: one of its own where all is kept.
+    pub(super) fn memory_of(&self, pass: &Pass, number: usize) -> usize {
+        if pass.keep == Keep::Everything { number } else { 0 }
+    }
+
+    /// A layer's forward once more, for its backward: the block's hidden states, the gradient by now, stay as they are.
+    pub(super) fn layer_again(&self, pass: &Pass, number: usize, block: &mut Block) {
+        let gradient = std::mem::replace(&mut block.hidden, std::mem::take(&mut block.starts[number]));
+        self.layer_forward(pass, number, block);
+        block.starts[number] = std::mem::replace(&mut block.hidden, gradient);
+    }
+
     fn layer_forward(&self, pass: &Pass, number: usize, block: &mut Block) {
         let _part = profile::begin(profile::Part::Rows);
         let (layer, packed, layer_pass) = (&self.layers[number], &pass.packed.layers[number], &pass.layers[number]);
         let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
         let n = block.n_tokens();
         let Block { span, hidden: x, layers, scratch, .. } = block;
-        let memory = &mut layers[number];
+        let memory = &mut layers[self.memory_of(pass, number)];
         let x = room(x, n, hidden);
-        let LayerMemory { inputs: [qkv_input, output_input, wide_input, narrow_input], qkv, slopes, norm_inputs } =
-            memory;
+        let LayerMemory { inputs, qkv, slopes, norm_inputs, probabilities } = memory;
+        let [qkv_input, output_input, wide_input, narrow_input] = inputs;
         let Scratch { left, narrow: [normed, context, mixed, middle], wide, factors, attention, .. } = scratch;
         let keep = |matrix: &Matrix, source: Source<'_>, operand: &mut Operand| {
-            if pass.keeps {
+            if pass.keep != Keep::Nothing {
                 pass.kernels.pack(matrix.input_pack(), source, operand);
             }
         };
@@ -164,7 +193,16 @@ impl Fused {
             rows::add(row, &packed.matrices[0].bias);
         }
         let context = room(context, n, hidden);
-        self.heads(pass, layer_pass, span, qkv, |head| head.forward(context, stride, attention));
+        let mut kept = match pass.keep {
+            Keep::Nothing => &mut [][..],
+            _ => sized(probabilities, self.n_kept(pass, layer_pass, span, qkv)),
+        };
+        self.heads(pass, layer_pass, span, qkv, |head| {
+            let n_kept = head.n_kept().min(kept.len());
+            let (own, others) = std::mem::take(&mut kept).split_at_mut(n_kept);
+            head.forward(context, stride, own, attention);
+            kept = others;
+        });
         let source = strip(context, hidden, n);
         keep(&layer.matrices[1], source, output_input);
         let mixed = room(mixed, n, hidden);
@@ -200,6 +238,13 @@ impl Fused {
             ends.add(mixed, middle, sum, hidden, n, factors);
             norm_rows(&packed.norms[1], sum, x, hidden, n);
         }
+    }
+
+    /// How many probabilities a block keeps.
+    pub(super) fn n_kept(&self, pass: &Pass, layer: &LayerPass, span: &Span, qkv: &[f32]) -> usize {
+        let mut n = 0;
+        self.heads(pass, layer, span, qkv, |head| n += head.n_kept());
+        n
     }
 
     /// Calls `each` with every row and head of a block.

@@ -38,7 +38,7 @@ pub(super) fn weight_gradients(
         tasks.extend(matrix.tasks(own, &pairs));
     }
     let squares: Vec<f64> =
-        tasks.into_par_iter().map_init(Vec::new, |strip, task| task.run(kernels, strip)).collect();
+        tasks.into_par_iter().with_max_len(1).map_init(Vec::new, |strip, task| task.run(kernels, strip)).collect();
     let mut squares = squares.into_iter();
     let mut buffers = buffers.into_iter();
     let mut all = Vec::new();
@@ -54,10 +54,7 @@ pub(super) fn weight_gradients(
 }
 
 /// A norm's gradients from the sums of all blocks, in their order.
-pub(super) fn norm_gradients<'a>(
-    norm: &LayerNorm,
-    sums: impl Iterator<Item = &'a [f32]>,
-) -> Vec<(String, Gradient)> {
+pub(super) fn norm_gradients<'a>(norm: &LayerNorm, sums: impl Iterator<Item = &'a [f32]>) -> Vec<(String, Gradient)> {
     let width = norm.weight.value().elem_count();
     let mut total = vec![0.0f32; 2 * width];
     for sums in sums {

@@ -14,6 +14,7 @@ mod gradients;
 mod operation;
 mod weights;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::Batch;
@@ -25,8 +26,9 @@ use crate::model::gradient::{Buffer, Gradient, Pool};
 use crate::model::layers::{Embedding, LayerNorm};
 use crate::model::parameters::{self, Parameter};
 use block::Block;
+use forward::Keep;
 pub(super) use operation::Call;
-use weights::{Matrix, PackedMatrix, PackedNorm};
+use weights::{Directions, Matrix, PackedMatrix, PackedNorm};
 
 /// An encoder's parameters as the fused operation sees them.
 #[derive(Debug)]
@@ -40,6 +42,7 @@ pub(super) struct Fused {
     layers: Vec<FusedLayer>,
     final_norm: Option<LayerNorm>,
     precision: Mutex<Precision>,
+    checkpoints: AtomicBool,
     packed: Mutex<Option<Arc<Packed>>>,
     /// Blocks that no forward holds at the moment.
     blocks: Mutex<Vec<Vec<Block>>>,
@@ -60,6 +63,7 @@ struct FusedLayer {
 #[derive(Debug)]
 struct Packed {
     version: u64,
+    directions: Directions,
     kernels: &'static Kernels,
     norm: Option<PackedNorm>,
     projection: Option<PackedMatrix>,
@@ -104,6 +108,7 @@ impl Fused {
             layers: encoder.layers.iter().map(layer).collect::<Option<_>>()?,
             final_norm: encoder.final_norm.clone(),
             precision: Mutex::default(),
+            checkpoints: AtomicBool::new(false),
             packed: Mutex::default(),
             blocks: Mutex::default(),
             deposit: Mutex::default(),
@@ -124,6 +129,16 @@ impl Fused {
     /// Sets how exact products are from now on; returns how exact they were.
     pub(super) fn set_precision(&self, precision: Precision) -> Precision {
         std::mem::replace(&mut *lock(&self.precision), precision)
+    }
+
+    /// Whether the backward computes each layer's forward again instead of keeping all that it needs.
+    fn checkpoints(&self) -> bool {
+        self.checkpoints.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the backward computes each layer's forward again; returns what was said before.
+    pub(super) fn set_checkpoints(&self, checkpoints: bool) -> bool {
+        self.checkpoints.swap(checkpoints, Ordering::Relaxed)
     }
 
     /// The gradients that backward passes have left since the last call, by name.
@@ -152,12 +167,14 @@ impl Fused {
         }
     }
 
-    /// The weights as they are now, packed once for each version of them.
-    fn packed(&self, kernels: &'static Kernels) -> Result<Arc<Packed>> {
+    /// The weights as they are now, packed once for each version of them; those for the way back where there will be one.
+    fn packed(&self, kernels: &'static Kernels, keep: Keep) -> Result<Arc<Packed>> {
+        let directions = if keep == Keep::Nothing { Directions::Forward } else { Directions::Both };
         let version = parameters::version();
         let mut slot = lock(&self.packed);
         if let Some(packed) = &*slot
             && packed.version == version
+            && (packed.directions == Directions::Both || packed.directions == directions)
             && std::ptr::eq(packed.kernels, kernels)
         {
             return Ok(packed.clone());
@@ -166,6 +183,7 @@ impl Fused {
         let old = slot.take().and_then(|packed| Arc::try_unwrap(packed).ok());
         let mut packed = old.filter(|old| std::ptr::eq(old.kernels, kernels)).unwrap_or_else(|| Packed {
             version,
+            directions,
             kernels,
             norm: self.norm.as_ref().map(|_| PackedNorm::default()),
             projection: self.projection.as_ref().map(|_| PackedMatrix::default()),
@@ -173,7 +191,7 @@ impl Fused {
             final_norm: self.final_norm.as_ref().map(|_| PackedNorm::default()),
             gathered: Vec::new(),
         });
-        packed.version = version;
+        (packed.version, packed.directions) = (version, directions);
         packed.fill(self)?;
         let packed = Arc::new(packed);
         *slot = Some(packed.clone());
@@ -208,12 +226,12 @@ impl FusedLayer {
 
 impl Packed {
     fn fill(&mut self, fused: &Fused) -> Result<()> {
-        let (kernels, gathered) = (self.kernels, &mut self.gathered);
+        let (kernels, directions, gathered) = (self.kernels, self.directions, &mut self.gathered);
         if let (Some(norm), Some(packed)) = (&fused.norm, &mut self.norm) {
             packed.pack(norm)?;
         }
         if let (Some(matrix), Some(packed)) = (&fused.projection, &mut self.projection) {
-            matrix.pack(kernels, packed, gathered)?;
+            matrix.pack(kernels, directions, packed, gathered)?;
         }
         if let (Some(norm), Some(packed)) = (&fused.final_norm, &mut self.final_norm) {
             packed.pack(norm)?;
@@ -222,7 +240,7 @@ impl Packed {
         self.layers.par_iter_mut().zip(&fused.layers).try_for_each(|(packed, layer)| {
             let mut gathered = Vec::new();
             for (matrix, packed) in layer.matrices.iter().zip(&mut packed.matrices) {
-                matrix.pack(kernels, packed, &mut gathered)?;
+                matrix.pack(kernels, directions, packed, &mut gathered)?;
             }
             for (norm, packed) in layer.norms.iter().zip(&mut packed.norms) {
                 packed.pack(norm)?;

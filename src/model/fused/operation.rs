@@ -14,7 +14,7 @@ use crate::kernels::profile;
 use crate::kernels::tiles::Kernels;
 use crate::kernels::with_values;
 use crate::model::fused::block::Block;
-use crate::model::fused::forward::{Dropout, Inputs, LayerPass, Pass};
+use crate::model::fused::forward::{Dropout, Inputs, Keep, LayerPass, Pass};
 use crate::model::fused::{Fused, lock};
 use crate::model::parameters;
 
@@ -50,10 +50,15 @@ impl Fused {
             .enumerate()
             .map(|(number, &scale)| LayerPass::new(number, scale, &self.config, batch, &numbers));
         let types_are_tokens = self.config.token_types_are_tokens && batch.has_token_types;
+        let keep = match self.is_trainable() && parameters::tracked() {
+            false => Keep::Nothing,
+            true if self.checkpoints() => Keep::Inputs,
+            true => Keep::Everything,
+        };
         let pass = Pass {
             kernels,
-            packed: self.packed(kernels)?,
-            keeps: self.is_trainable() && parameters::tracked(),
+            packed: self.packed(kernels, keep)?,
+            keep,
             inputs: Inputs::of(batch, positions, types_are_tokens)?,
             starts: batch.starts.clone(),
             key_lengths: batch.key_lengths.clone(),
@@ -64,7 +69,7 @@ impl Fused {
         let hidden = self.forward(&pass, &mut blocks)?;
         let shape = (batch.n_tokens(), self.config.hidden_size);
         let device = batch.input_ids.device();
-        if !pass.keeps {
+        if keep == Keep::Nothing {
             self.keep_blocks(blocks);
             return Ok(Tensor::from_vec(hidden, shape, device)?);
         }

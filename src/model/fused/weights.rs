@@ -32,6 +32,15 @@ pub(super) struct PackedMatrix {
     pub(super) bias: Vec<f32>,
 }
 
+/// Which ways matrices are packed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Directions {
+    /// The forward alone.
+    Forward,
+    /// The backward too.
+    Both,
+}
+
 /// A layer norm's numbers.
 #[derive(Debug, Default)]
 pub(super) struct PackedNorm {
@@ -85,7 +94,13 @@ impl Matrix {
     }
 
     /// Packs the weights as they are now.
-    pub(super) fn pack(&self, kernels: &Kernels, packed: &mut PackedMatrix, gathered: &mut Vec<f32>) -> Result<()> {
+    pub(super) fn pack(
+        &self,
+        kernels: &Kernels,
+        directions: Directions,
+        packed: &mut PackedMatrix,
+        gathered: &mut Vec<f32>,
+    ) -> Result<()> {
         let (width, each) = (self.width(), padded(self.n_out));
         packed.bias.clear();
         packed.bias.resize(padded(width), 0.0);
@@ -97,7 +112,7 @@ impl Matrix {
             })?;
         }
         if self.n_parts == 1 || (self.weights.len() == 1 && each == self.n_out) {
-            with_values([self.weights[0].value()], |[weight]| self.pack_values(kernels, weight, packed))?;
+            with_values([self.weights[0].value()], |[weight]| self.pack_values(kernels, directions, weight, packed))?;
             return Ok(());
         }
         gathered.clear();
@@ -118,21 +133,18 @@ impl Matrix {
                 }
             })?;
         }
-        self.pack_values(kernels, gathered, packed);
+        self.pack_values(kernels, directions, gathered, packed);
         Ok(())
     }
 
-    fn pack_values(&self, kernels: &Kernels, values: &[f32], packed: &mut PackedMatrix) {
-        let (n_in, width) = (self.n_in, self.width());
-        match self.stored {
-            Stored::OutIn => {
-                kernels.pack(Pack::TransposedB, Source::rows(values, width, n_in), &mut packed.forward);
-                kernels.pack(Pack::B, Source::rows(values, width, n_in), &mut packed.backward);
-            }
-            Stored::InOut => {
-                kernels.pack(Pack::B, Source::rows(values, n_in, width), &mut packed.forward);
-                kernels.pack(Pack::TransposedB, Source::rows(values, n_in, width), &mut packed.backward);
-            }
+    fn pack_values(&self, kernels: &Kernels, directions: Directions, values: &[f32], packed: &mut PackedMatrix) {
+        let (source, forward, backward) = match self.stored {
+            Stored::OutIn => (Source::rows(values, self.width(), self.n_in), Pack::TransposedB, Pack::B),
+            Stored::InOut => (Source::rows(values, self.n_in, self.width()), Pack::B, Pack::TransposedB),
+        };
+        kernels.pack(forward, source, &mut packed.forward);
+        if directions == Directions::Both {
+            kernels.pack(backward, source, &mut packed.backward);
         }
     }
 
