@@ -163,7 +163,7 @@ impl AdamW {
             .map(|(name, parameter, gradient)| {
                 parameter.step += 1;
                 let update = settings.update(parameter, lr, grad_scale);
-                parameter.apply(gradient, update).map_err(|error| Error::from(error).at(Place::Tensor(name.clone())))
+                parameter.apply(gradient, update).map_err(|error| error.at(Place::Tensor(name.clone())))
             })
             .collect();
         results.into_iter().collect()

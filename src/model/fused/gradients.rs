@@ -147,7 +147,7 @@ impl StripTask<'_> {
         let count = n.div_ceil(SIDE);
         let width = self.columns / self.part * self.gap;
         let pairs: Vec<_> = self.pairs.iter().map(|[left, right]| [left.part(self.first, count), *right]).collect();
-        if n % SIDE == 0 && padded(width) == self.columns {
+        if n.is_multiple_of(SIDE) && padded(width) == self.columns {
             kernels.sum_of_products(&pairs, n, self.out, self.columns);
         } else {
             let length = padded(width);
