@@ -9,7 +9,9 @@ use candle_core::{Device, Tensor};
 use retune::batch::{Batch, Draw, Features};
 use retune::kernels::Path;
 use retune::kernels::tiles::{Element, Kernels, Precision, available, kernels_of};
+use retune::model::encoder::Checkpointing;
 use retune::model::gradient::Gradient;
+use retune::model::parameters::without_gradients;
 use retune::model::{Backbone, ModelConfig};
 use retune::tensor::rng::Rng;
 use serde_json::{Value as Json, json};
@@ -120,9 +122,9 @@ fn check(name: &str, backbone: &Backbone, batch: &Batch) {
     for kernels in tables() {
         let (of_hidden, of_gradients) = tolerances(kernels);
         let (found, found_gradients) = fused(backbone, batch, kernels);
-        backbone.encoder.set_checkpoints(true);
+        backbone.encoder.set_checkpointing(Checkpointing::On);
         let again = fused(backbone, batch, kernels);
-        backbone.encoder.set_checkpoints(false);
+        backbone.encoder.set_checkpointing(Checkpointing::Off);
         assert!(again == (found.clone(), found_gradients.clone()), "{name}, {}: layers computed again", kernels.name);
         let error = relative(&found, &hidden);
         assert!(error < of_hidden, "{name}, {}: hidden states {error:e}", kernels.name);
@@ -174,6 +176,9 @@ fn long_rows() {
     let backbone = backbone(bert(32, 1, 48, 1, &[]));
     check("one row of 512", &backbone, &batch(&[512], 31, false));
     check("129, 300 and 1", &backbone, &batch(&[129, 300, 1], 31, false));
+    // 192 is the longest row whose probabilities are kept.
+    check("192, 193 and 16", &backbone, &batch(&[192, 193, 16], 31, false));
+    check("192 with padding", &backbone, &batch(&[192, 140, 131], 31, true));
 }
 
 #[test]
@@ -241,6 +246,40 @@ fn frozen_parts() {
     backbone.builder.parameters().set_trainable("*", false).unwrap();
     let hidden = backbone.encoder.forward_on(&batch(&[7, 3], 31, false), tables()[0]).unwrap();
     assert!(!hidden.track_op(), "an encoder that is wholly frozen is not part of the graph");
+}
+
+/// What a batch leaves behind, in memory that is used again, does not reach the next one.
+#[test]
+fn batches_of_changing_size_do_not_see_each_other() {
+    for config in [
+        bert(20, 2, 40, 2, &[]),
+        json!({"model_type": "gpt2", "vocab_size": 31, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 400,
+            "initializer_range": 0.05}),
+    ] {
+        let used = backbone(config.clone());
+        for kernels in tables() {
+            for lengths in [&[200, 150, 90][..], &[1], &[3, 9], &[200, 1, 150, 90, 77]] {
+                let batch = batch(lengths, 31, false);
+                let fresh = fused(&backbone(config.clone()), &batch, kernels);
+                assert!(fused(&used, &batch, kernels) == fresh, "{} {lengths:?}", kernels.name);
+                let other = self::batch(&[12, 5], 31, false);
+                without_gradients(|| used.encoder.forward_on(&other, kernels)).unwrap();
+            }
+        }
+    }
+}
+
+/// As in torch, a graph serves for one backward.
+#[test]
+fn a_second_backward_is_refused() {
+    for checkpointing in [Checkpointing::Off, Checkpointing::On] {
+        let backbone = backbone(bert(32, 2, 40, 2, &[]));
+        backbone.encoder.set_checkpointing(checkpointing);
+        let hidden = backbone.encoder.forward_on(&batch(&[7, 3], 31, false), tables()[0]).unwrap();
+        weighed(&hidden).backward().unwrap();
+        let error = weighed(&hidden).backward().unwrap_err().to_string();
+        assert!(error.contains("a second backward through the same forward"), "{error}");
+    }
 }
 
 /// An optimizer's or a user's change of a weight is seen by the next forward.

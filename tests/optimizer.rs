@@ -1,6 +1,7 @@
 //! AdamW, clipping and the rule of weight decay, against numpy (`golden/generate_train.py`) and the reference run.
 
 use candle_core::{DType, Device, Tensor, Var};
+use retune::model::gradient::{Buffer, Gradient};
 use retune::tensor::rng::Rng;
 use retune::train::optimizer::{AdamW, AdamWSettings, Gradients, GroupSettings, clip_factor, decays, grad_norm};
 use serde_json::Value as Json;
@@ -109,6 +110,35 @@ fn trained(dtype: DType) -> Vec<Vec<f64>> {
 fn the_fused_pass_agrees_with_its_twin_on_ragged_shapes() {
     for (fused, twin) in trained(DType::F32).iter().zip(trained(DType::F64)) {
         assert_near(fused, &twin, 1e-6, 1e-7, "weight");
+    }
+}
+
+/// A table's gradient as rows gives the very bits of the same gradient as a whole tensor, whichever rows come and go.
+#[test]
+fn rows_of_a_table_train_as_the_whole_of_it() {
+    let dims = [131, 257];
+    let start: Vec<f32> = (0..131 * 257).map(|i| (i % 97) as f32 * 0.01 - 0.5).collect();
+    let steps: [&[u32]; 6] = [&[0, 5, 130], &[], &[130], &[5, 6, 77], &[1, 2, 3, 4], &[0]];
+    let run = |decay: f64, as_rows: bool, threads: usize| {
+        let var = Var::from_tensor(&Tensor::from_slice(&start, &dims[..], &Device::Cpu).unwrap()).unwrap();
+        let group = GroupSettings { weight_decay: decay, lr_scale: 1.0 };
+        let mut optimizer = AdamW::new(vec![("table".into(), var.clone(), group)], AdamWSettings::default()).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        for (step, rows) in steps.iter().enumerate() {
+            let rng = Rng::new(8, "rows", step as u64);
+            let values: Vec<f32> = (0..rows.len() as u64 * 257).map(|i| rng.normal(i) as f32).collect();
+            let rows = Gradient::of_rows(&dims, rows.to_vec().into(), Buffer::owned(values));
+            let whole = Gradient::from(rows.to_tensor().unwrap());
+            let gradients = Gradients::from([("table".to_string(), if as_rows { rows } else { whole })]);
+            assert!(grad_norm(&gradients).unwrap().is_finite());
+            pool.install(|| optimizer.step(&gradients, 1e-2, 0.5)).unwrap();
+        }
+        let state = optimizer.state().unwrap();
+        [values(&var), values(&state["table"].exp_avg), values(&state["table"].exp_avg_sq)]
+    };
+    for decay in [0.0, 0.1] {
+        let expected = run(decay, false, 1);
+        assert!(run(decay, true, 1) == expected && run(decay, true, 4) == expected, "decay {decay}");
     }
 }
 

@@ -161,6 +161,9 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
         canary::set_program(program);
     }
     let context = Context { globals, reporter, sources: Sources::default() };
+    if let Some(complaint) = kernels::tiles::complaint() {
+        context.reporter.warning(complaint);
+    }
     let outcome = match kernels::path_from_env() {
         Ok(_) => command.execute(&context),
         Err(error) => Err(Box::new(Diagnostic::from(&error))),

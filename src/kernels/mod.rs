@@ -1,6 +1,6 @@
 //! CPU kernels, the only SIMD code and the only raw memory, each beside a plain twin.
 //!
-//! Each file is one differentiable operation on contiguous f32 tensors: a candle custom op with its own backward. The
+//! Most files are one differentiable operation on contiguous f32 tensors: a candle custom op with its own backward. The
 //! twins are the candle compositions of `tensor::ops`; they run on other devices and types, and everywhere when
 //! `RETUNE_KERNELS=reference` asks for them. Work is cut by shape alone, never by the number of threads, so that the bits
 //! are the same for any count.

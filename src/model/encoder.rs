@@ -83,6 +83,16 @@ struct PaddedView {
     mask: Option<Tensor>,
 }
 
+/// Whether the fused encoder's backward computes each layer's forward again instead of keeping all that it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// All is kept.
+    #[default]
+    Off,
+    /// The layers' inputs are kept.
+    On,
+}
+
 impl Encoder {
     /// Makes the encoder's parameters.
     ///
@@ -192,10 +202,9 @@ impl Encoder {
         self.fused.as_ref().map(|fused| fused.set_precision(precision)).unwrap_or_default()
     }
 
-    /// Says whether the fused encoder's backward computes each layer's forward again instead of keeping all that it needs
-    /// (gradient checkpointing); returns what was said before.
-    pub fn set_checkpoints(&self, checkpoints: bool) -> bool {
-        self.fused.as_ref().is_some_and(|fused| fused.set_checkpoints(checkpoints))
+    /// Switches gradient checkpointing of the fused encoder; returns what it was before.
+    pub fn set_checkpointing(&self, checkpointing: Checkpointing) -> Checkpointing {
+        self.fused.as_ref().map(|fused| fused.set_checkpointing(checkpointing)).unwrap_or_default()
     }
 
     /// The gradients that backward passes through the fused encoder have left since the last call, by name.

@@ -1,7 +1,7 @@
 //! The gradient of one parameter, in the form that its source gives it.
 //!
 //! What candle's autograd computes is a tensor. The fused encoder writes into buffers that it lends out and gets back when the
-//! gradient is dropped, so that a training step allocates nothing; of a table it gives only the rows that tokens looked up.
+//! gradient is dropped, so that the weights' gradients are allocated once; of a table it gives only the rows that tokens looked up.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,7 +38,7 @@ pub enum View<'a> {
     Tensor(&'a Tensor),
     /// All values.
     Dense(&'a [f32]),
-    /// The rows of a table that are not zero, ascending, and their values one after the other.
+    /// The rows of a table that were looked up, ascending, and their values one after the other; all others are zero.
     Rows(&'a [u32], &'a [f32]),
 }
 

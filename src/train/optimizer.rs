@@ -3,7 +3,7 @@
 //! Gradients by parameter name flow in, together with the learning rate of the step and the factor of clipping; the
 //! variables change in place. On the CPU one pass over each f32 parameter reads the gradient and writes both moments
 //! and the weight (`kernels::adamw`); elsewhere the same arithmetic is made of tensor operations. Rows of a table that have
-//! never had a gradient cost nothing. Which parameters decay is left to [`decays`], what the learning rate is to `schedule`.
+//! never had a gradient are only decayed. Which parameters decay is left to [`decays`], what the learning rate is to `schedule`.
 //!
 //! The order of operations is torch's `_single_tensor_adam`: scalars in f64, arithmetic in f32. Every element is
 //! computed by itself, so the number of threads does not change a bit.
@@ -342,7 +342,7 @@ impl InplaceOp1 for FusedAdamW<'_> {
         let (m, v, touched) = &mut *self.moments.borrow_mut();
         let (weights, update) = (&mut weights[start..end], &self.update);
         let (rows, values) = (self.rows, self.values);
-        if touched.len() < 2 || weights.is_empty() {
+        if (touched.len() < 2 && self.rows.is_none()) || weights.is_empty() {
             weights
                 .par_chunks_mut(CHUNK)
                 .zip(m.par_chunks_mut(CHUNK))

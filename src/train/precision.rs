@@ -4,6 +4,7 @@
 
 use crate::head::Model;
 use crate::kernels::tiles::{Precision, kernels};
+use crate::model::encoder::Checkpointing;
 use crate::train::MatmulPrecision;
 use crate::train::trainer::{Hooks, Trainer};
 
@@ -25,8 +26,9 @@ impl Trainer {
                 "`gradient_checkpointing`: these kernels have no use for it, so all that the backward needs is kept",
             );
         }
+        let checkpointing = if args.gradient_checkpointing { Checkpointing::On } else { Checkpointing::Off };
         let encoder = self.settings.model.encoder();
-        let before = (encoder.set_precision(precision), encoder.set_checkpoints(args.gradient_checkpointing));
+        let before = (encoder.set_precision(precision), encoder.set_checkpointing(checkpointing));
         PrecisionGuard { model: self.settings.model.clone(), before }
     }
 }
@@ -34,13 +36,13 @@ impl Trainer {
 /// Sets a model back to what it was before.
 pub(super) struct PrecisionGuard {
     model: Model,
-    before: (Precision, bool),
+    before: (Precision, Checkpointing),
 }
 
 impl Drop for PrecisionGuard {
     fn drop(&mut self) {
-        let (precision, checkpoints) = self.before;
+        let (precision, checkpointing) = self.before;
         self.model.encoder().set_precision(precision);
-        self.model.encoder().set_checkpoints(checkpoints);
+        self.model.encoder().set_checkpointing(checkpointing);
     }
 }

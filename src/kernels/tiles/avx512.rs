@@ -59,13 +59,17 @@ unsafe fn blocks(product: &Product<'_>, out: *mut f32, tile: usize, block: Block
             } else if first + count < depths {
                 [0, 1].map(|side| at(side.min(product.column_tiles - 1), first + count))
             } else {
-                [product.next.as_ptr().cast(), product.next.as_ptr().cast::<u8>().wrapping_add(depths * tile)]
+                let (next, second) =
+                    (product.next.lines.as_ptr().cast::<u8>(), product.next.depth.div_ceil(DEPTH) * tile);
+                [next, next.wrapping_add(second)]
             };
+            let is_last = column_tile + 2 >= product.column_tiles && first + count >= depths;
+            let n_fetched = if is_last && product.next.lines.is_empty() { 0 } else { count * tile };
             let b = [at(column_tile, first), at(column_tile + columns - 1, first)];
-            let share = (count * tile).div_ceil(row_blocks).next_multiple_of(64);
+            let share = n_fetched.div_ceil(row_blocks).next_multiple_of(64);
             for row_block in 0..row_blocks {
                 // What comes next is fetched while this is multiplied, a share of it with each block of rows.
-                let fetched = (row_block * share).min(count * tile)..((row_block + 1) * share).min(count * tile);
+                let fetched = (row_block * share).min(n_fetched)..((row_block + 1) * share).min(n_fetched);
                 for offset in fetched.step_by(64) {
                     // SAFETY: fetching ahead reads nothing that the program could see, whatever the address.
                     unsafe {

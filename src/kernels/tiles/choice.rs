@@ -68,9 +68,17 @@ mod tiled {
     table!(THREE, "amx three bf16 products", Element::Bf16(2), pack_avx512::pack_bf16, amx::product);
     table!(SIX, "amx six bf16 products", Element::Bf16(3), pack_avx512::pack_bf16, amx::product);
 
+    /// Whether the machine has AMX, and whether it computes what it should; asked once.
+    pub(super) fn state() -> (bool, bool) {
+        static STATE: OnceLock<(bool, bool)> = OnceLock::new();
+        *STATE.get_or_init(|| {
+            let has = amx::is_available();
+            (has, has && [&ONE, &THREE, &SIX].into_iter().all(is_right))
+        })
+    }
+
     pub(super) fn of(precision: Precision) -> Option<&'static Kernels> {
-        static WORKS: OnceLock<bool> = OnceLock::new();
-        let works = *WORKS.get_or_init(|| amx::is_available() && [&ONE, &THREE, &SIX].into_iter().all(is_right));
+        let (_, works) = state();
         works.then_some(match precision {
             Precision::Highest => &SIX,
             Precision::High => &THREE,
@@ -116,6 +124,15 @@ pub fn kernels_of(path: Path, precision: Precision) -> Option<&'static Kernels> 
         #[allow(unreachable_patterns, reason = "which arms stand above depends on the machine")]
         _ => None,
     }
+}
+
+/// What users should know about the kernels of this machine: that some were found to be wrong and are not used.
+pub fn complaint() -> Option<&'static str> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if tiled::state() == (true, false) {
+        return Some("the AMX kernels give wrong numbers on this machine and are not used; please report it");
+    }
+    None
 }
 
 /// The tile kernels of this process.

@@ -53,7 +53,7 @@ pub(super) struct LayerMemory {
     pub(super) probabilities: Vec<f32>,
 }
 
-/// A block's numbers, kept from step to step so that nothing is allocated in one.
+/// A block's numbers, kept from step to step so that a step does not allocate them again.
 #[derive(Debug, Default)]
 pub(super) struct Block {
     pub(super) span: Span,

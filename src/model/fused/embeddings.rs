@@ -40,7 +40,7 @@ impl Fused {
         let inputs = &pass.inputs;
         let entry = |id: u32| id as usize * width..(id as usize + 1) * width;
         let mut embedded = std::mem::take(&mut block.embedded);
-        let [mut normed, ..] = std::mem::take(&mut block.scratch.narrow);
+        let mut normed = std::mem::take(&mut block.scratch.narrow[0]);
         let sums = room(&mut embedded, n, width);
         for (place, sum) in sums.chunks_exact_mut(stride).take(n).enumerate() {
             let (token, sum) = (first + place, &mut sum[..width]);

@@ -241,7 +241,7 @@ impl Fused {
     }
 
     /// How many probabilities a block keeps.
-    pub(super) fn n_kept(&self, pass: &Pass, layer: &LayerPass, span: &Span, qkv: &[f32]) -> usize {
+    fn n_kept(&self, pass: &Pass, layer: &LayerPass, span: &Span, qkv: &[f32]) -> usize {
         let mut n = 0;
         self.heads(pass, layer, span, qkv, |head| n += head.n_kept());
         n

@@ -14,13 +14,12 @@ mod gradients;
 mod operation;
 mod weights;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::kernels::tiles::{Kernels, Precision, kernels};
-use crate::model::encoder::{Encoder, Layer, Projections};
+use crate::model::encoder::{Checkpointing, Encoder, Layer, Projections};
 use crate::model::family::EncoderConfig;
 use crate::model::gradient::{Buffer, Gradient, Pool};
 use crate::model::layers::{Embedding, LayerNorm};
@@ -42,7 +41,7 @@ pub(super) struct Fused {
     layers: Vec<FusedLayer>,
     final_norm: Option<LayerNorm>,
     precision: Mutex<Precision>,
-    checkpoints: AtomicBool,
+    checkpointing: Mutex<Checkpointing>,
     packed: Mutex<Option<Arc<Packed>>>,
     /// Blocks that no forward holds at the moment.
     blocks: Mutex<Vec<Vec<Block>>>,
@@ -108,7 +107,7 @@ impl Fused {
             layers: encoder.layers.iter().map(layer).collect::<Option<_>>()?,
             final_norm: encoder.final_norm.clone(),
             precision: Mutex::default(),
-            checkpoints: AtomicBool::new(false),
+            checkpointing: Mutex::default(),
             packed: Mutex::default(),
             blocks: Mutex::default(),
             deposit: Mutex::default(),
@@ -131,14 +130,13 @@ impl Fused {
         std::mem::replace(&mut *lock(&self.precision), precision)
     }
 
-    /// Whether the backward computes each layer's forward again instead of keeping all that it needs.
-    fn checkpoints(&self) -> bool {
-        self.checkpoints.load(Ordering::Relaxed)
+    fn checkpointing(&self) -> Checkpointing {
+        *lock(&self.checkpointing)
     }
 
-    /// Says whether the backward computes each layer's forward again; returns what was said before.
-    pub(super) fn set_checkpoints(&self, checkpoints: bool) -> bool {
-        self.checkpoints.swap(checkpoints, Ordering::Relaxed)
+    /// Switches gradient checkpointing; returns what it was before.
+    pub(super) fn set_checkpointing(&self, checkpointing: Checkpointing) -> Checkpointing {
+        std::mem::replace(&mut *lock(&self.checkpointing), checkpointing)
     }
 
     /// The gradients that backward passes have left since the last call, by name.

@@ -13,6 +13,7 @@ use crate::kernels::dropout::TokenNumber;
 use crate::kernels::profile;
 use crate::kernels::tiles::Kernels;
 use crate::kernels::with_values;
+use crate::model::encoder::Checkpointing;
 use crate::model::fused::block::Block;
 use crate::model::fused::forward::{Dropout, Inputs, Keep, LayerPass, Pass};
 use crate::model::fused::{Fused, lock};
@@ -32,6 +33,7 @@ pub(in crate::model) struct Call<'a> {
 struct Waiting {
     fused: Arc<Fused>,
     pass: Pass,
+    /// None after the backward, which leaves nothing for another one.
     blocks: Mutex<Vec<Block>>,
     hidden: Mutex<Option<Vec<f32>>>,
     shape: (usize, usize),
@@ -52,7 +54,7 @@ impl Fused {
         let types_are_tokens = self.config.token_types_are_tokens && batch.has_token_types;
         let keep = match self.is_trainable() && parameters::tracked() {
             false => Keep::Nothing,
-            true if self.checkpoints() => Keep::Inputs,
+            true if self.checkpointing() == Checkpointing::On => Keep::Inputs,
             true => Keep::Everything,
         };
         let pass = Pass {
@@ -94,8 +96,14 @@ impl CustomOp1 for Waiting {
 
     fn bwd(&self, _anchor: &Tensor, _hidden: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let _part = profile::pause();
-        let mut blocks = lock(&self.blocks);
+        let mut blocks = std::mem::take(&mut *lock(&self.blocks));
+        if blocks.is_empty() {
+            candle_core::bail!(
+                "a second backward through the same forward: add the losses up before `backward`, or call `forward` again"
+            );
+        }
         let gradients = with_values([gradient], |[gradient]| self.fused.backward(&self.pass, &mut blocks, gradient))?;
+        self.fused.keep_blocks(blocks);
         lock(&self.fused.deposit).extend(gradients);
         Ok(None)
     }
@@ -103,6 +111,9 @@ impl CustomOp1 for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.fused.keep_blocks(std::mem::take(&mut *lock(&self.blocks)));
+        let blocks = std::mem::take(&mut *lock(&self.blocks));
+        if !blocks.is_empty() {
+            self.fused.keep_blocks(blocks);
+        }
     }
 }
