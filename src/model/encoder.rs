@@ -17,6 +17,7 @@ use crate::kernels::dropout::{Site, TokenNumber};
 use crate::kernels::tiles::{Kernels, Precision};
 use crate::kernels::{self, residual};
 use crate::model::family::{EncoderConfig, Family, Norms};
+pub use crate::model::fused::Checkpointing;
 use crate::model::fused::{Call, Fused};
 use crate::model::gradient::Gradient;
 use crate::model::layers::{Bias, Embedding, LayerNorm, Linear};
@@ -81,16 +82,6 @@ struct PaddedView {
     packed: Tensor,
     /// `(rows, 1, 1, longest)`: 0 where a token stands, very low where padding does.
     mask: Option<Tensor>,
-}
-
-/// Whether the fused encoder's backward computes each layer's forward again instead of keeping all that it needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Checkpointing {
-    /// All is kept.
-    #[default]
-    Off,
-    /// The layers' inputs are kept.
-    On,
 }
 
 impl Encoder {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::kernels::tiles::{Kernels, Precision, kernels};
-use crate::model::encoder::{Checkpointing, Encoder, Layer, Projections};
+use crate::model::encoder::{Encoder, Layer, Projections};
 use crate::model::family::EncoderConfig;
 use crate::model::gradient::{Buffer, Gradient, Pool};
 use crate::model::layers::{Embedding, LayerNorm};
@@ -28,6 +28,16 @@ use block::Block;
 use forward::Keep;
 pub(super) use operation::Call;
 use weights::{Directions, Matrix, PackedMatrix, PackedNorm};
+
+/// Whether the fused encoder's backward computes each layer's forward again instead of keeping all that it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// All is kept.
+    #[default]
+    Off,
+    /// The layers' inputs are kept.
+    On,
+}
 
 /// An encoder's parameters as the fused operation sees them.
 #[derive(Debug)]

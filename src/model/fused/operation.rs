@@ -13,10 +13,9 @@ use crate::kernels::dropout::TokenNumber;
 use crate::kernels::profile;
 use crate::kernels::tiles::Kernels;
 use crate::kernels::with_values;
-use crate::model::encoder::Checkpointing;
 use crate::model::fused::block::Block;
 use crate::model::fused::forward::{Dropout, Inputs, Keep, LayerPass, Pass};
-use crate::model::fused::{Fused, lock};
+use crate::model::fused::{Checkpointing, Fused, lock};
 use crate::model::parameters;
 
 /// What one call of the encoder is made of.
