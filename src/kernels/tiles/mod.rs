@@ -23,6 +23,8 @@ mod pack_avx512;
 mod portable;
 
 use crate::kernels::profile::{self, Part};
+use rayon::prelude::*;
+
 pub use choice::{Precision, available, complaint, kernels, kernels_of};
 pub use pack::Source;
 
@@ -177,6 +179,28 @@ impl Kernels {
         self.product_before(Tiles::NONE, [a, b], rows, out, row_length, write);
     }
 
+    /// `out = a b` for a few rows, as [`Kernels::product`] writes it and to the same bits: the columns are shared out over the
+    /// threads, because reading `b` is most of the work.
+    ///
+    /// # Panics
+    /// As [`Kernels::product`].
+    pub fn product_of_few_rows(&self, a: Tiles<'_>, b: Tiles<'_>, rows: usize, out: &mut [f32], row_length: usize) {
+        const COLUMNS: usize = 4;
+        let own = |task: usize| {
+            let part = b.part(task * COLUMNS, COLUMNS.min(b.sides - task * COLUMNS));
+            let length = part.sides * SIDE;
+            let mut values = vec![0.0; rows.next_multiple_of(SIDE) * length];
+            self.product(a, part, rows, &mut values, length, Write::Replace);
+            (length, values)
+        };
+        let parts: Vec<_> = (0..b.sides.div_ceil(COLUMNS)).into_par_iter().with_max_len(1).map(own).collect();
+        for (task, (length, values)) in parts.iter().enumerate() {
+            for (out, values) in out.chunks_mut(row_length).zip(values.chunks(*length)).take(rows) {
+                out[task * COLUMNS * SIDE..][..*length].copy_from_slice(values);
+            }
+        }
+    }
+
     /// `out = a1 b1 + a2 b2 + ...` over pairs of operands, in their order, as [`Kernels::product`] writes it.
     ///
     /// # Panics
@@ -314,6 +338,27 @@ mod tests {
                     twin.pack(how, source, &mut plain);
                     let same = ours.lines.iter().zip(&plain.lines).all(|(a, b)| a.0 == b.0);
                     assert!(same && ours.lines.len() == plain.lines.len(), "{} {how:?} {side}x{depth}", kernels.name);
+                }
+            }
+        }
+    }
+
+    /// Columns shared out over threads are the columns of one product, bit by bit.
+    #[test]
+    fn products_of_few_rows_are_products() {
+        for (kernels, twin) in available() {
+            for kernels in [kernels, twin] {
+                for (rows, columns, depth) in [(1, 16, 5), (22, 200, 96), (33, 64, 130), (40, 1152, 384)] {
+                    let (left, right) = (numbers(rows * depth, "left"), numbers(columns * depth, "right"));
+                    let (mut a, mut b) = (Operand::default(), Operand::default());
+                    kernels.pack(Pack::A, Source::rows(&left, rows, depth), &mut a);
+                    kernels.pack(Pack::TransposedB, Source::rows(&right, columns, depth), &mut b);
+                    let row_length = columns.next_multiple_of(SIDE) + 16;
+                    let (mut shared, mut single) = (vec![0.5f32; 48 * row_length], vec![0.5f32; 48 * row_length]);
+                    kernels.product_of_few_rows(a.tiles(), b.tiles(), rows, &mut shared, row_length);
+                    kernels.product(a.tiles(), b.tiles(), rows, &mut single, row_length, Write::Replace);
+                    let n = rows * row_length;
+                    assert_eq!(shared[..n], single[..n], "{} {rows} {columns} {depth}", kernels.name);
                 }
             }
         }

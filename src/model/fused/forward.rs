@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::batch::{Batch, Draw};
 use crate::error::Result;
 use crate::kernels::dropout::{Site, TokenNumber};
-use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
+use crate::kernels::tiles::{Kernels, Operand, Pack, SIDE, Source, Write};
 use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
 use crate::model::fused::attention::Head;
@@ -42,6 +42,8 @@ pub(super) struct Pass {
     pub(super) key_lengths: Vec<usize>,
     /// What the backward will find.
     pub(super) keep: Keep,
+    /// Whether the batch is one block of so few tokens that the threads share its products, instead of blocks.
+    pub(super) has_few_rows: bool,
     pub(super) embedding_dropout: Dropout,
     pub(super) layers: Vec<LayerPass>,
 }
@@ -188,7 +190,7 @@ impl Fused {
         keep(&layer.matrices[0], source, qkv_input);
         let width = layer.matrices[0].width();
         let qkv = room(qkv, n, width);
-        multiply(pass.kernels, source, &packed.matrices[0], left, qkv);
+        multiply(pass, source, &packed.matrices[0], left, qkv);
         for row in qkv.chunks_exact_mut(padded(width)).take(n) {
             rows::add(row, &packed.matrices[0].bias);
         }
@@ -206,7 +208,7 @@ impl Fused {
         let source = strip(context, hidden, n);
         keep(&layer.matrices[1], source, output_input);
         let mixed = room(mixed, n, hidden);
-        multiply(pass.kernels, source, &packed.matrices[1], left, mixed);
+        multiply(pass, source, &packed.matrices[1], left, mixed);
 
         // The residual, and the norm behind or before it.
         let middle = room(middle, n, hidden);
@@ -221,14 +223,14 @@ impl Fused {
         let inner = self.config.intermediate_size;
         let wide = room(wide, n, inner);
         let slopes = room(slopes, n, inner);
-        multiply(pass.kernels, source, &packed.matrices[2], left, wide);
+        multiply(pass, source, &packed.matrices[2], left, wide);
         let inner_stride = padded(inner);
         for (row, slopes) in wide.chunks_exact_mut(inner_stride).zip(slopes.chunks_exact_mut(inner_stride)).take(n) {
             rows::activate(self.config.activation, &mut row[..inner], &packed.matrices[2].bias, &mut slopes[..inner]);
         }
         let source = strip(wide, inner, n);
         keep(&layer.matrices[3], source, narrow_input);
-        multiply(pass.kernels, source, &packed.matrices[3], left, mixed);
+        multiply(pass, source, &packed.matrices[3], left, mixed);
         let ends = Ends { dropout: &layer_pass.dropout[1], bias: &packed.matrices[3].bias, first: span.tokens.start };
         if norms_before {
             let residual = room(second_input, n, hidden);
@@ -290,16 +292,15 @@ pub(super) fn strip(values: &[f32], width: usize, n: usize) -> Source<'_> {
 }
 
 /// A product behind a strip, into whole rows of the matrix's width.
-pub(super) fn multiply(
-    kernels: &Kernels,
-    source: Source<'_>,
-    matrix: &PackedMatrix,
-    left: &mut Operand,
-    out: &mut [f32],
-) {
-    kernels.pack(Pack::A, source, left);
-    let columns = matrix.forward.sides() * crate::kernels::tiles::SIDE;
-    kernels.product(left.tiles(), matrix.forward.tiles(), source.rows, out, padded(columns), Write::Replace);
+fn multiply(pass: &Pass, source: Source<'_>, matrix: &PackedMatrix, left: &mut Operand, out: &mut [f32]) {
+    pass.kernels.pack(Pack::A, source, left);
+    let (left, right) = (left.tiles(), matrix.forward.tiles());
+    let length = padded(matrix.forward.sides() * SIDE);
+    if pass.has_few_rows {
+        pass.kernels.product_of_few_rows(left, right, source.rows, out, length);
+    } else {
+        pass.kernels.product(left, right, source.rows, out, length, Write::Replace);
+    }
 }
 
 fn norm_rows(norm: &PackedNorm, x: &[f32], out: &mut [f32], width: usize, n: usize) {

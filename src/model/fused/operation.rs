@@ -18,6 +18,9 @@ use crate::model::fused::forward::{Dropout, Inputs, Keep, LayerPass, Pass};
 use crate::model::fused::{Checkpointing, Fused, lock};
 use crate::model::parameters;
 
+/// Tokens of a batch whose products the threads share: a sentence or two, which are one block.
+const FEW_ROWS: usize = 48;
+
 /// What one call of the encoder is made of.
 pub(in crate::model) struct Call<'a> {
     pub(in crate::model) batch: &'a Batch,
@@ -60,6 +63,7 @@ impl Fused {
             kernels,
             packed: self.packed(kernels, keep)?,
             keep,
+            has_few_rows: batch.n_tokens() <= FEW_ROWS,
             inputs: Inputs::of(batch, positions, types_are_tokens)?,
             starts: batch.starts.clone(),
             key_lengths: batch.key_lengths.clone(),
