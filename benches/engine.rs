@@ -14,7 +14,7 @@
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use candle_core::Device;
@@ -124,7 +124,7 @@ fn main() {
                 let short: Vec<String> = short.cloned().chain(words("steps=6")).collect();
                 run.profile = train(&short, kernels, "1").profile;
             }
-            let against = if path == "bf16" { &peers[1] } else { &peers[0] };
+            let against = if path.starts_with("bf16") { &peers[1] } else { &peers[0] };
             let ratio = against.as_ref().map_or(String::new(), |peer| {
                 format!("  {:.2} x, memory {:.2}", peer.median / run.median, run.peak / peer.peak)
             });
@@ -292,13 +292,14 @@ fn train(arguments: &[String], kernels: &str, profile: &str) -> Run {
         let line = line.expect("its output is text");
         let event: Value = serde_json::from_str(&line).unwrap_or_default();
         match event["event"].as_str() {
-            Some("log") if event.get("loss").is_some() => times.push(Instant::now()),
+            Some("log") if event.get("loss").is_some() => {
+                times.push(Instant::now());
+                // While it runs for certain: behind its result it may have ended.
+                peak = peak_of(&child).unwrap_or(peak);
+            }
             Some("result") => {
                 first_step = event["time_to_first_step_s"].as_f64().unwrap_or(0.0);
                 profile = event["profile"].as_object().cloned().unwrap_or_default();
-                let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-                let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or("");
-                peak = line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0;
             }
             _ => {}
         }
@@ -309,4 +310,11 @@ fn train(arguments: &[String], kernels: &str, profile: &str) -> Run {
     let mut steps: Vec<f64> = settled.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
     steps.sort_by(f64::total_cmp);
     Run { median: steps.get(steps.len() / 2).copied().unwrap_or(f64::NAN), peak, first_step, profile }
+}
+
+/// The most memory that a running process has had, MB.
+fn peak_of(child: &Child) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
 }
