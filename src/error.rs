@@ -141,6 +141,12 @@ pub enum What {
     /// The run was asked to begin again.
     #[error("the run was ended: {0}")]
     Interrupted(String),
+    /// A signal asked for the end.
+    #[error("stopped by {}", signal_name(*.signal))]
+    Stopped {
+        /// The signal's number.
+        signal: i32,
+    },
     /// An invariant of the program does not hold: a defect of ours.
     #[error("internal error: {0}")]
     Internal(String),
@@ -270,10 +276,22 @@ impl Error {
             What::Write { .. } => 73,
             What::NotAllowed(_) => 77,
             What::Internal(_) | What::Tensor(_) => 70,
+            What::Stopped { signal } => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             // A value of a row or of a file is data; one of a recipe is a setting.
             What::WrongType { .. } | What::OutOfRange { .. } if self.places().iter().any(Place::is_data) => 65,
             _ => 78,
         }
+    }
+}
+
+/// The name of a signal that ends programs.
+fn signal_name(signal: i32) -> String {
+    match signal {
+        1 => "SIGHUP".into(),
+        2 => "SIGINT".into(),
+        3 => "SIGQUIT".into(),
+        15 => "SIGTERM".into(),
+        other => format!("signal {other}"),
     }
 }
 

@@ -14,6 +14,7 @@
 //! The modules stand in the order of the flow, and each uses only those above it (a test enforces it).
 //!
 //! - [`error`]: what happened, where, and what to do next
+//! - [`cancel`]: the wish that work ends, a signal or a deadline, which long loops look at
 //! - [`tensor`]: devices, counter-based random numbers, differentiable operations, losses
 //! - [`kernels`]: CPU kernels with backward, each beside a plain twin; products over tiles, by instruction set and precision
 //! - [`data`]: values, data sets, one file per format, named folders, the hub
@@ -45,6 +46,7 @@
 //! - Only `api`, `host` and `head::script` know Rhai; only `kernels`, `plugin` and `head::plugin` hold `unsafe`.
 
 pub mod error;
+pub mod cancel;
 pub mod tensor;
 pub mod kernels;
 pub mod data;

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use crate::batch::{Batch, Features, features};
+use crate::cancel;
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::generation::{self, Caller, GenerationSettings};
@@ -105,6 +106,7 @@ impl Pipeline {
         };
         let mut results = Vec::with_capacity(rows.len());
         for (number, chunk) in rows.chunks(self.batch_size).enumerate() {
+            cancel::check()?;
             let first = number * self.batch_size;
             results.extend(match &settings {
                 Some(settings) => self.generate_chunk(chunk, first, settings, &options)?,
@@ -155,6 +157,7 @@ impl Pipeline {
             .collect();
         let mut decoded = Vec::with_capacity(flat.len());
         for examples in flat.chunks(self.batch_size) {
+            cancel::check()?;
             // `collate` is training's and evaluation's: here nothing is masked.
             let batch = self.model.pack(examples)?;
             let output = without_gradients(|| self.model.forward(&batch))?;

@@ -29,6 +29,7 @@ fn found(splits: &[(&str, Dataset)], task: &str) -> Findings {
     let splits: Vec<(String, Dataset)> = splits.iter().map(|(name, data)| (name.to_string(), data.clone())).collect();
     let work = Work::of(task, &splits[0].1).unwrap();
     examine(&splits, &tokenizer(), &Settings { task: task.into(), work, max_length: 12, max_rows: 2, min_count: 2 })
+        .unwrap()
 }
 
 /// The parts of `value` that `expected` names are as it says.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// Each module may use itself and those before it.
 const ORDER: &[&str] = &[
     "error",
+    "cancel",
     "tensor",
     "kernels",
     "data",

@@ -11,6 +11,7 @@ use rhai::{Array, Dynamic, Engine, FnPtr, Map, NativeCallContext};
 use crate::api::dataset::map_options;
 use crate::api::options::Options;
 use crate::api::rows::{self, PerRow};
+use crate::cancel;
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, type_name};
@@ -224,6 +225,7 @@ fn sorted(ds: &Dataset, column: &str, reverse: bool) -> Result<Dataset> {
         let absent = (*a == Value::Null).cmp(&(*b == Value::Null));
         absent.then_with(|| if reverse { order(b, a) } else { order(a, b) })
     });
+    cancel::check()?;
     ds.select(&indices)
 }
 

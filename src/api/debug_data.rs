@@ -87,7 +87,7 @@ fn report(context: &NativeCallContext, data: &Dynamic, tokenizer: &Tokenizer, ta
         max_rows: max_rows.unwrap_or(5),
         min_count: min_count.unwrap_or(5),
     };
-    let findings = examine(&splits, tokenizer, &settings);
+    let findings = examine(&splits, tokenizer, &settings)?;
     Session::of(context).reporter().line(&findings.to_text());
     to_dynamic(&findings.to_value()).try_cast::<Map>().ok_or_else(|| Error::new(What::Internal("no map".into())))
 }

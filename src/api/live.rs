@@ -13,7 +13,7 @@ use rhai::{Dynamic, FnPtr, FuncArgs, Module, NativeCallContext, Shared as Counte
 use serde_json::Value as Json;
 
 use crate::api::book::Book;
-use crate::api::deadline::Deadline;
+use crate::cancel::{self, Deadline, InForce};
 use crate::data::Value;
 use crate::error::{Error, Result};
 use crate::head::script::convert::{ScriptResult, lower};
@@ -404,7 +404,8 @@ impl Live {
                     }
                     return Ok(value);
                 }
-                Err(error) if mend(&error) => {}
+                // What ends the whole run is no fault of the newest version.
+                Err(error) if cancel::requested().is_none() && mend(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -414,7 +415,8 @@ impl Live {
     pub(super) fn within(&self, time: Duration) -> DeadlineGuard {
         let deadline = lock(&self.0.deadline).clone();
         deadline.set(time);
-        DeadlineGuard(deadline)
+        let in_force = deadline.enforce();
+        DeadlineGuard { deadline, _in_force: in_force }
     }
 
     /// The run's ledger and its record.
@@ -438,11 +440,14 @@ impl Drop for Training {
 }
 
 /// Takes a deadline away when it is dropped.
-pub(super) struct DeadlineGuard(Deadline);
+pub(super) struct DeadlineGuard {
+    deadline: Deadline,
+    _in_force: InForce,
+}
 
 impl Drop for DeadlineGuard {
     fn drop(&mut self) {
-        self.0.clear();
+        self.deadline.clear();
     }
 }
 

@@ -19,7 +19,6 @@ mod compute_loss;
 pub mod data_loader;
 mod dataset;
 mod dataset_columns;
-pub mod deadline;
 mod debug_data;
 pub mod encoding;
 mod generate;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rhai::plugin::*;
-use rhai::{EvalAltResult, FnPtr, Map, Position};
+use rhai::{FnPtr, Map};
 use serde_json::Value as Json;
 
 use crate::api::callbacks::{self, CallbackSetting, json_to_dynamic};
@@ -234,14 +234,6 @@ impl ScriptTrainer {
     }
 }
 
-/// A run that begins again ends the script, whatever it catches.
-fn raise_end(error: Error) -> Box<EvalAltResult> {
-    match error.what() {
-        What::Interrupted(_) => Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(error), Position::NONE)),
-        _ => raise(error),
-    }
-}
-
 /// Training, evaluation and prediction.
 #[export_module]
 mod trainer_functions {
@@ -290,7 +282,7 @@ mod trainer_functions {
     /// ```
     #[rhai_fn(pure, return_raw)]
     pub fn train(context: NativeCallContext, trainer: &mut ScriptTrainer) -> ScriptResult<Map> {
-        trainer.train(&context, None).map_err(raise_end)
+        trainer.train(&context, None).map_err(raise)
     }
 
     /// Trains on from a checkpoint: `#{ resume_from_checkpoint: true }` takes the newest of `output_dir`, a path takes that one.
@@ -325,7 +317,7 @@ mod trainer_functions {
             options.finish()?;
             Ok(resume)
         };
-        read().and_then(|resume| trainer.train(&context, resume)).map_err(raise_end)
+        read().and_then(|resume| trainer.train(&context, resume)).map_err(raise)
     }
 
     /// Evaluates on the trainer's `eval_dataset`. Gives `eval_loss`, the metrics with `eval_` before their names, and the speed.

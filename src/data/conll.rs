@@ -9,6 +9,7 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
+use crate::cancel;
 use crate::data::Value;
 use crate::data::dataset::Parsed;
 use crate::error::{Error, Place, Result, What};
@@ -78,6 +79,7 @@ pub fn parse(text: &str, path: &Path, columns: Columns) -> Result<Parsed> {
     let mut parsed = Parsed::default();
     let mut sentence = Sentence::default();
     for line in &lines {
+        cancel::check()?;
         if line.is_blank() || line.is_document() {
             sentence.end(&mut parsed);
             continue;

@@ -8,6 +8,7 @@ use std::path::Path;
 use csv::{ReaderBuilder, StringRecord};
 use indexmap::{IndexMap, IndexSet};
 
+use crate::cancel;
 use crate::data::Value;
 use crate::data::dataset::Parsed;
 use crate::error::{Error, Place, Result, What};
@@ -56,6 +57,7 @@ pub fn parse(text: &str, path: &Path, separator: Separator) -> Result<Parsed> {
     let mut last = (0, 1);
     let mut reader = builder(separator).from_reader(text.as_bytes());
     for record in reader.records() {
+        cancel::check()?;
         let record = record.map_err(|error| fail(lines.line, error.to_string()))?;
         let (start, line) = lines.of(record.position().map_or(0, |position| position.byte() as usize));
         let n_header = records.first().map_or(record.len(), StringRecord::len);

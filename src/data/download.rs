@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
 
+use crate::cancel;
 use crate::data::hub::{Hub, is_plain_file};
 use crate::error::{Error, Result, What};
 
@@ -219,6 +220,7 @@ impl Client {
         let mut reader = answer.into_body().into_reader();
         let (mut hash, mut buffer, mut n_read) = (Sha256::new(), vec![0; 1 << 16], 0u64);
         loop {
+            cancel::check()?;
             let n = match reader.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => n,
@@ -269,7 +271,7 @@ impl Client {
                 retry_after(&answer).filter(|wait| n_retries < MAX_RETRIES && waited + *wait <= MAX_WAIT)
             {
                 (n_retries, waited) = (n_retries + 1, waited + wait);
-                std::thread::sleep(wait);
+                cancel::sleep(wait)?;
                 continue;
             }
             if !is_redirect {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
+use crate::cancel;
 use crate::data::Value;
 use crate::data::dataset::Parsed;
 use crate::data::json::{explain, kind};
@@ -21,6 +22,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Parsed> {
         if line.trim().is_empty() {
             continue;
         }
+        cancel::check()?;
         parsed.rows.push(row(line).map_err(|(column, problem, hint)| {
             let error = Error::new(What::Malformed { format: FORMAT.into(), problem });
             let error = error.at(Place::line(path, index + 1, Some(column)));

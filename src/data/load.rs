@@ -5,6 +5,7 @@
 
 use indexmap::IndexMap;
 
+use crate::cancel;
 use crate::data::conll;
 use crate::data::dataset::{Dataset, listed};
 use crate::data::digest::digest;
@@ -80,6 +81,7 @@ impl Plan<'_> {
         let mut files = String::new();
         for (split, sources) in &self.files {
             for source in sources {
+                cancel::check()?;
                 files += &format!("{split} {} {}\n", source.shown.display(), digest(&source.bytes()?));
             }
         }

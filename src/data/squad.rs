@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use crate::cancel;
 use crate::data::Value;
 use crate::data::dataset::Parsed;
 use crate::data::json::kind;
@@ -35,6 +36,7 @@ pub(super) fn rows(fields: &Cells, path: &Path) -> Result<Parsed> {
         for paragraph in article.list("paragraphs")? {
             let context = paragraph.text("context")?;
             for question in paragraph.list("qas")? {
+                cancel::check()?;
                 let id = question.id()?;
                 let question = question.named("question", &id);
                 let mut row = Cells::new();

@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use crate::batch::{Features, features};
+use crate::cancel;
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::labels::LabelEncoding;
@@ -50,7 +51,10 @@ pub fn prepare(model: &Model, tokenizer: Option<&Tokenizer>, dataset: &Dataset, 
     } else {
         let tokenizer = tokenizer_for(model, tokenizer, dataset)?;
         block_size = model.task().block_size(&options)?;
-        let each = |(index, row)| model.encode(tokenizer, row, &options).map_err(|error| dataset.locate(error, index));
+        let each = |(index, row)| {
+            cancel::check()?;
+            model.encode(tokenizer, row, &options).map_err(|error| dataset.locate(error, index))
+        };
         rows.par_iter().enumerate().map(each).collect::<Vec<_>>()
     };
     // Of several wrong rows the first is named, whichever thread was quicker.

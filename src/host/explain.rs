@@ -83,13 +83,13 @@ impl<'a> Walk<'a> {
                 self.function = None;
                 self.enter(inner);
             }
+            E::ErrorRuntime(value, position) | E::ErrorTerminated(value, position) if value.is::<Error>() => {
+                let error = value.clone().try_cast::<Error>().expect("just looked at");
+                self.library_error(&error, *position);
+            }
             E::ErrorRuntime(value, position) => {
-                if let Some(error) = value.read_lock::<Error>() {
-                    self.library_error(&error, *position);
-                } else {
-                    self.thrown(value);
-                    self.place(*position);
-                }
+                self.thrown(value);
+                self.place(*position);
             }
             other => self.script_error(other),
         }

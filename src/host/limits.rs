@@ -6,7 +6,9 @@
 
 use rhai::{Dynamic, Engine};
 
-pub use crate::api::deadline::Deadline;
+pub use crate::cancel::Deadline;
+use crate::cancel::{self, OVER};
+use crate::error::{Error, What};
 
 /// How deep calls may nest.
 pub const MAX_CALL_LEVELS: usize = 64;
@@ -23,6 +25,9 @@ pub(crate) fn apply(engine: &mut Engine, deadline: &Deadline) {
     let deadline = deadline.clone();
     engine.on_progress(move |operations| {
         // Reading the clock at each operation would be felt; one in 256 is not.
-        (operations % 256 == 0 && deadline.has_passed()).then(|| Dynamic::from("the time for this call is over"))
+        if let Some(signal) = cancel::requested() {
+            return Some(Dynamic::from(Error::new(What::Stopped { signal })));
+        }
+        (operations % 256 == 0 && deadline.has_passed()).then(|| Dynamic::from(OVER))
     });
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rhai::{AST, Dynamic, Engine, Position};
 
-use crate::api::deadline::Deadline;
 use crate::api::live::{Edit, Live, Request, Shown, Version};
 use crate::api::session::Session;
+use crate::cancel::Deadline;
 use crate::data::Value;
 use crate::data::digest::digest;
 use crate::error::{Error, What};
@@ -180,7 +180,9 @@ impl Reloader {
     /// Compiles the graph and compares it with the running one.
     fn examine(&self, old: &Texts, new: &Texts, names: &BTreeSet<String>) -> Found<Edit> {
         self.deadline.set(TOP_LEVEL);
+        let in_force = self.deadline.enforce();
         let compiled = self.compile(new, names);
+        drop(in_force);
         self.deadline.clear();
         let (recipe, imports) = compiled?;
         let mut edit = Edit::default();

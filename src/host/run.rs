@@ -147,6 +147,7 @@ impl Host {
     }
 
     fn run_here(&self) -> Outcome {
+        let _in_force = self.deadline.enforce();
         let ast = self.compile()?;
         self.engine.run_ast_with_scope(&mut Scope::new(), &ast).map_err(|error| self.explain(&error))?;
         self.session.refuse_unasked()?;

@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
 use crate::batch::Batch;
+use crate::cancel;
 use crate::data::{Dataset, Value};
 use crate::error::{Error, Result, What};
 use crate::head::encoded::encoded;
@@ -129,6 +130,7 @@ impl Trainer {
         let (mut loss_sum, mut n_items) = (0.0, 0usize);
         let mut first = first;
         for (number, indices) in batches.iter().enumerate() {
+            cancel::check()?;
             let batch = match first.take() {
                 Some(batch) => batch,
                 None => self.batch(&prepared, indices)?,

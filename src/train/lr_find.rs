@@ -6,6 +6,7 @@
 //! that would have been without it.
 
 use crate::batch::Draw;
+use crate::cancel;
 use crate::error::Result;
 use crate::head::prepare::Prepared;
 use crate::train::optimizer::{clip_factor, grad_norm};
@@ -165,6 +166,7 @@ impl Trainer {
         let (mut smoothing, mut lrs, mut losses) = (Smoothing::default(), Vec::new(), Vec::new());
         let mut order = Vec::new();
         for index in 0..settings.num_training {
+            cancel::check()?;
             let (epoch, number) = (index / n_windows, index % n_windows);
             if number == 0 {
                 order = self.layout().order(epoch, prepared);

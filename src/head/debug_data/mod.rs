@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::cancel;
 use crate::data::{Dataset, Row};
+use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 use findings::{Found, SplitFindings};
 use row::{Looked, look};
@@ -40,7 +42,10 @@ pub struct Settings {
 }
 
 /// Looks at every row of every split.
-pub fn examine(splits: &[(String, Dataset)], tokenizer: &Tokenizer, settings: &Settings) -> Findings {
+///
+/// # Errors
+/// The end that was asked for on the way.
+pub fn examine(splits: &[(String, Dataset)], tokenizer: &Tokenizer, settings: &Settings) -> Result<Findings> {
     let mut findings = Findings::new(settings);
     let mut seen: Vec<(&str, Seen)> = Vec::new();
     for (name, data) in splits {
@@ -48,6 +53,7 @@ pub fn examine(splits: &[(String, Dataset)], tokenizer: &Tokenizer, settings: &S
         let mut own = Seen { data, work: settings.work, first: HashMap::with_capacity(data.len()) };
         let mut overlaps: Vec<Found<(usize, usize)>> = seen.iter().map(|_| Found::default()).collect();
         for (chunk, rows) in data.rows().chunks(CHUNK).enumerate() {
+            cancel::check()?;
             let looked: Vec<Looked> = rows.par_iter().map(|row| look(data, row, settings.work, tokenizer)).collect();
             for (index, looked) in looked.into_iter().enumerate() {
                 let row = chunk * CHUNK + index;
@@ -74,7 +80,7 @@ pub fn examine(splits: &[(String, Dataset)], tokenizer: &Tokenizer, settings: &S
         seen.push((name, own));
     }
     findings.finish();
-    findings
+    Ok(findings)
 }
 
 /// The rows of a split that were seen, by the hash of their texts.

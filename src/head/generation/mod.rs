@@ -13,6 +13,7 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::batch::{Batch, Features};
+use crate::cancel;
 use crate::error::{Error, Place, Result, What};
 use crate::head::{Model, Output, packed};
 use crate::model::decoder::{Cache, Decoder, Step};
@@ -128,6 +129,7 @@ fn run(
     mut hidden: impl FnMut(&[(usize, &Sequence)]) -> Result<Tensor>,
 ) -> Result<()> {
     loop {
+        cancel::check()?;
         let active: Vec<(usize, &Sequence)> =
             sequences.iter().enumerate().filter(|(_, sequence)| !sequence.done).collect();
         if active.is_empty() {

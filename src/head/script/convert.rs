@@ -17,13 +17,21 @@ pub type ScriptResult<T> = std::result::Result<T, Box<EvalAltResult>>;
 
 /// Wraps an error of the library so that the engine fills in the script position (a plain `ErrorSystem` would lose it).
 pub fn raise(error: Error) -> Box<EvalAltResult> {
-    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), Position::NONE))
+    raised(error, Position::NONE)
+}
+
+/// An end that was asked for ends the script, whatever it catches.
+fn raised(error: Error, position: Position) -> Box<EvalAltResult> {
+    Box::new(match error.what() {
+        What::Interrupted(_) | What::Stopped { .. } => EvalAltResult::ErrorTerminated(Dynamic::from(error), position),
+        _ => EvalAltResult::ErrorRuntime(Dynamic::from(error), position),
+    })
 }
 
 /// As [`raise`], for functions that live in a namespace (`Tensor::zeros`): Rhai 1.27 fills no position in for those.
 pub fn raise_in(context: &rhai::NativeCallContext) -> impl Fn(Error) -> Box<EvalAltResult> + use<> {
     let position = context.call_position();
-    move |error| Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), position))
+    move |error| raised(error, position)
 }
 
 /// An error of a script function that Rust has called, on its way through the library; the other direction of [`raise`].
@@ -35,10 +43,12 @@ pub fn lower(error: Box<EvalAltResult>) -> Error {
             EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
                 message(inner)
             }
-            EvalAltResult::ErrorRuntime(value, _) => match value.read_lock::<Error>() {
-                Some(error) => error.what().to_string(),
-                None => value.to_string(),
-            },
+            EvalAltResult::ErrorRuntime(value, _) | EvalAltResult::ErrorTerminated(value, _) => {
+                match value.read_lock::<Error>() {
+                    Some(error) => error.what().to_string(),
+                    None => value.to_string(),
+                }
+            }
             other => other.to_string(),
         }
     }
@@ -106,7 +116,7 @@ fn named<const N: usize>(parts: [(&str, Dynamic); N]) -> Dynamic {
 /// plain and method calls alone, so that of a qualified call is taken from its context.
 pub fn raise_at(context: &NativeCallContext) -> impl Fn(Error) -> Box<EvalAltResult> + use<> {
     let position = context.call_position();
-    move |error| Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), position))
+    move |error| raised(error, position)
 }
 
 /// A data cell as a script sees it.

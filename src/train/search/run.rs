@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
+use crate::cancel;
 use crate::data::Value;
 use crate::error::{Error, Result, What};
 use crate::head::{Model, labels, options};
@@ -199,6 +200,7 @@ impl Trainer {
         let mut is_first = true;
         let lock = || study.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
+            cancel::check()?;
             let n_trials = lock().trials.len();
             let is_late = search.timeout.is_some_and(|timeout| begun.elapsed() >= timeout);
             let is_stale = search

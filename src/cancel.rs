@@ -1,0 +1,150 @@
+//! The wish that work ends: a signal to the process, or a time by which a call must have ended.
+//!
+//! A signal handler calls [`request`]; whoever calls a script or works for long puts a [`Deadline`] in force on its thread.
+//! Native loops over rows, batches, tokens and bytes call [`check`] once in each turn, and hand its error on. What is done about
+//! the error is left to the callers: a trainer finishes its update and saves, a script ends.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Result, What};
+
+/// The signal that asked the process to end; zero means none.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// Asks all work of the process to end because of `signal`. Async-signal-safe: it stores one number. The first signal stays.
+pub fn request(signal: i32) {
+    // The exchange fails where a signal came before, which is what is wanted.
+    let _ = SIGNAL.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// The signal that asked for the end, where one did.
+pub fn requested() -> Option<i32> {
+    Some(SIGNAL.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+}
+
+/// Refuses to go on once the end was asked for, or the time of a deadline in force on this thread is over. It costs a few
+/// nanoseconds, some thirty where a deadline is in force.
+///
+/// # Errors
+/// [`What::Stopped`] and [`What::Interrupted`], the signal first.
+pub fn check() -> Result<()> {
+    if let Some(signal) = requested() {
+        return Err(What::Stopped { signal }.into());
+    }
+    IN_FORCE.with_borrow(|deadlines| match deadlines.iter().any(Deadline::has_passed) {
+        true => Err(What::Interrupted(OVER.into()).into()),
+        false => Ok(()),
+    })
+}
+
+/// Waits for `time`, unless it is to end before.
+///
+/// # Errors
+/// As [`check`].
+pub fn sleep(time: Duration) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        check()?;
+        match time.checked_sub(begun.elapsed()) {
+            None | Some(Duration::ZERO) => return Ok(()),
+            Some(rest) => std::thread::sleep(rest.min(LOOK)),
+        }
+    }
+}
+
+/// How often a sleeper looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What an error says of a time that is over.
+pub const OVER: &str = "the time for this call is over";
+
+thread_local! {
+    static IN_FORCE: RefCell<Vec<Deadline>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The time by which something must have ended. Cheap to clone; all clones are the same. None is set at first.
+#[derive(Clone, Debug)]
+pub struct Deadline(Arc<Clock>);
+
+#[derive(Debug)]
+struct Clock {
+    start: Instant,
+    /// Milliseconds after `start`; zero means none.
+    end: AtomicU64,
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Deadline(Arc::new(Clock { start: Instant::now(), end: AtomicU64::new(0) }))
+    }
+}
+
+impl Deadline {
+    /// The end comes once `time` has passed. Scripts cannot catch it.
+    pub fn set(&self, time: Duration) {
+        let end = (self.0.start.elapsed() + time).as_millis().max(1);
+        self.0.end.store(u64::try_from(end).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Takes the deadline away.
+    pub fn clear(&self) {
+        self.0.end.store(0, Ordering::Relaxed);
+    }
+
+    /// The end comes at the next look.
+    pub fn end_now(&self) {
+        self.0.end.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether the time is over.
+    pub fn has_passed(&self) -> bool {
+        let end = self.0.end.load(Ordering::Relaxed);
+        end != 0 && self.0.start.elapsed().as_millis() >= u128::from(end)
+    }
+
+    /// Lets [`check`] look at this deadline on this thread, beside those in force already, for as long as the guard lives.
+    #[must_use]
+    pub fn enforce(&self) -> InForce {
+        IN_FORCE.with_borrow_mut(|deadlines| deadlines.push(self.clone()));
+        InForce(PhantomData)
+    }
+}
+
+/// A deadline is in force on the thread that made this, which cannot leave it. Guards end in the reverse of their order.
+#[derive(Debug)]
+pub struct InForce(PhantomData<*const ()>);
+
+impl Drop for InForce {
+    fn drop(&mut self) {
+        IN_FORCE.with_borrow_mut(|deadlines| deadlines.pop());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_counts_on_its_thread_while_its_guard_lives() {
+        let (passed, open) = (Deadline::default(), Deadline::default());
+        passed.end_now();
+        open.set(Duration::from_secs(3600));
+        assert!(check().is_ok());
+        let outer = open.enforce();
+        assert!(check().is_ok());
+        let inner = passed.enforce();
+        assert!(matches!(check().unwrap_err().what(), What::Interrupted(_)));
+        assert!(std::thread::scope(|scope| scope.spawn(|| check().is_ok()).join().unwrap()));
+        passed.clear();
+        assert!(check().is_ok());
+        passed.set(Duration::ZERO);
+        assert!(check().is_err());
+        drop(inner);
+        assert!(check().is_ok());
+        drop(outer);
+    }
+}
