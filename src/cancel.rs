@@ -73,7 +73,7 @@ pub struct Deadline(Arc<Clock>);
 #[derive(Debug)]
 struct Clock {
     start: Instant,
-    /// Milliseconds after `start`; zero means none.
+    /// Nanoseconds after `start`; zero means none.
     end: AtomicU64,
 }
 
@@ -86,7 +86,7 @@ impl Default for Deadline {
 impl Deadline {
     /// The end comes once `time` has passed. Scripts cannot catch it.
     pub fn set(&self, time: Duration) {
-        let end = (self.0.start.elapsed() + time).as_millis().max(1);
+        let end = self.0.start.elapsed().saturating_add(time).as_nanos().max(1);
         self.0.end.store(u64::try_from(end).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -103,7 +103,7 @@ impl Deadline {
     /// Whether the time is over.
     pub fn has_passed(&self) -> bool {
         let end = self.0.end.load(Ordering::Relaxed);
-        end != 0 && self.0.start.elapsed().as_millis() >= u128::from(end)
+        end != 0 && self.0.start.elapsed().as_nanos() >= u128::from(end)
     }
 
     /// Lets [`check`] look at this deadline on this thread, beside those in force already, for as long as the guard lives.
