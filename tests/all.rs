@@ -57,6 +57,7 @@ mod tensor;
 mod text_recipes;
 mod tiny;
 mod terminal;
+mod token_budget;
 mod tokenizer;
 mod tokenizer_crafted;
 mod trainer;

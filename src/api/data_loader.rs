@@ -14,6 +14,7 @@ use rhai::plugin::*;
 
 use crate::api::options::Options;
 use crate::api::session::Session;
+use crate::batch::cut::Limits;
 use crate::batch::{Batch, features};
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Result, What};
@@ -21,7 +22,7 @@ use crate::head::script::convert::{ScriptResult, raise};
 use crate::head::{Function, Model, class_weights, labels, options, prepare::prepare};
 use crate::tokenizer::Tokenizer;
 use crate::train::Sampling;
-use crate::train::loader::{Layout, Loader};
+use crate::train::loader::{Layout, Loader, LoaderEpoch};
 
 /// A loader as a script holds it. Cheap to clone; all clones count the same epochs.
 #[derive(Clone)]
@@ -69,10 +70,11 @@ impl DataLoader {
         let data_seed = options.count("data_seed", 0)?.map_or(seed, |seed| seed as u64);
         let (seed, data_seed) =
             if session.seed_is_forced() { (session.seed(), session.seed()) } else { (seed, data_seed) };
+        let tokens = options.count("max_tokens_per_batch", 1)?;
+        let rows = options.count("batch_size", 1)?.or(tokens.is_none().then_some(1));
         let layout = Layout {
-            batch_size: options.count("batch_size", 1)?.unwrap_or(1),
+            limits: Limits { rows, tokens, drop_last: options.bool("drop_last")?.unwrap_or(false) },
             accumulation: options.count("gradient_accumulation_steps", 1)?.unwrap_or(1),
-            drop_last: options.bool("drop_last")?.unwrap_or(false),
             sampling: sampling(&mut options)?,
             seed: data_seed,
         };
@@ -108,6 +110,11 @@ impl DataLoader {
         let loader = Arc::new(Loader::new(model, prepared, layout, seed, label_smoothing)?);
         Ok(DataLoader { loader, next_epoch: Arc::default() })
     }
+
+    /// The number of the next epoch.
+    fn next(&self) -> usize {
+        self.next_epoch.load(Ordering::Relaxed)
+    }
 }
 
 fn no_tokenizer(dataset: &Dataset) -> Error {
@@ -133,8 +140,7 @@ fn sampling(options: &mut Options) -> Result<Sampling> {
 /// The batches of one epoch.
 pub struct Epoch {
     loader: Arc<Loader>,
-    epoch: usize,
-    order: Vec<usize>,
+    epoch: LoaderEpoch,
     next_window: usize,
     ready: VecDeque<Batch>,
     failed: bool,
@@ -148,7 +154,7 @@ impl Iterator for Epoch {
             return None;
         }
         if self.ready.is_empty() {
-            match self.loader.window(self.epoch, self.next_window, &self.order) {
+            match self.loader.window(&self.epoch, self.next_window) {
                 Ok(window) => self.ready = window?.into(),
                 Err(error) => {
                     self.failed = true;
@@ -167,8 +173,8 @@ impl IntoIterator for DataLoader {
 
     fn into_iter(self) -> Epoch {
         let epoch = self.next_epoch.fetch_add(1, Ordering::Relaxed);
-        let order = self.loader.order(epoch);
-        Epoch { loader: self.loader, epoch, order, next_window: 0, ready: VecDeque::new(), failed: false }
+        let epoch = self.loader.epoch(epoch);
+        Epoch { loader: self.loader, epoch, next_window: 0, ready: VecDeque::new(), failed: false }
     }
 }
 
@@ -186,8 +192,8 @@ mod loaders {
     ///
     /// `for batch in loader { ... }` is one epoch, and the next such loop the next one. The rows are encoded once.
     ///
-    /// Options: `model`, whose task encodes the rows; `tokenizer` (or `processing_class`); `batch_size` (1); `shuffle` (false)
-    /// or `train_sampling_strategy`; `seed` of order and dropout (that of `set_seed`); `data_seed` of the order alone;
+    /// Options: `model`, whose task encodes the rows; `tokenizer` (or `processing_class`); `batch_size` (1); `max_tokens_per_batch`,
+    /// which bounds a batch's tokens, beside `batch_size` where that is given; `shuffle` (false) or `train_sampling_strategy`; `seed` of order and dropout (that of `set_seed`); `data_seed` of the order alone;
     /// `drop_last`; `max_length`; `gradient_accumulation_steps`, which tells each batch its `loss_scale` and the last one of
     /// a window `sync_gradients`; `label_smoothing_factor`; `task_options`.
     ///
@@ -207,7 +213,7 @@ mod loaders {
         DataLoader::new(&Session::of(&context), &dataset, options).map_err(raise)
     }
 
-    /// The number of batches of an epoch.
+    /// The number of batches of the next epoch; with `max_tokens_per_batch` epochs differ.
     ///
     /// ```rhai
     /// let model = AutoModelForSequenceClassification::from_pretrained("std/minilm-tiny");
@@ -216,7 +222,7 @@ mod loaders {
     /// ```
     #[rhai_fn(name = "len", pure)]
     pub fn n_batches(loader: &mut DataLoader) -> i64 {
-        loader.loader.n_batches() as i64
+        loader.loader.n_batches(loader.next()) as i64
     }
 
     /// The number of updates of an epoch: batches, in windows of `gradient_accumulation_steps`.
@@ -229,7 +235,7 @@ mod loaders {
     /// ```
     #[rhai_fn(get = "num_updates", pure)]
     pub fn n_updates(loader: &mut DataLoader) -> i64 {
-        loader.loader.n_updates() as i64
+        loader.loader.n_updates(loader.next()) as i64
     }
 
     /// The number of encoded rows: windows of long rows count each.

@@ -32,6 +32,7 @@ fn ranges(args: &TrainingArguments) -> Result<()> {
     let rules = [
         ("per_device_train_batch_size", args.per_device_train_batch_size >= 1, "at least 1"),
         ("per_device_eval_batch_size", args.per_device_eval_batch_size >= 1, "at least 1"),
+        ("max_tokens_per_batch", args.max_tokens_per_batch != Some(0), "at least 1"),
         ("gradient_accumulation_steps", args.gradient_accumulation_steps >= 1, "at least 1"),
         ("num_train_epochs", args.num_train_epochs > 0.0 || args.max_steps > 0, "above 0"),
         ("max_steps", args.max_steps > 0 || args.max_steps == -1, "above 0, or -1 to count epochs"),

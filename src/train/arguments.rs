@@ -8,6 +8,7 @@
 use indexmap::IndexMap;
 use serde_json::Map;
 
+use crate::batch::cut::Limits;
 use crate::data::Value;
 use crate::error::{Error, Result, What};
 use crate::train::argument_checks;
@@ -24,16 +25,25 @@ pub(crate) const OF: &str = "`TrainingArguments`";
 macro_rules! arguments {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr;)*) => {
         /// How to train. The names are Hugging Face's.
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, Debug)]
         pub struct TrainingArguments {
             $($(#[$doc])* pub $name: $type,)*
             /// What was given for names that change nothing here; absent means the default.
             foreign: IndexMap<&'static str, Value>,
+            /// The batch sizes that were given, which bound batches of `max_tokens_per_batch`.
+            given_sizes: [bool; 2],
+        }
+
+        impl PartialEq for TrainingArguments {
+            fn eq(&self, other: &Self) -> bool {
+                let limits = |args: &Self| (args.train_limits(), args.eval_limits());
+                $(self.$name == other.$name &&)* self.foreign == other.foreign && limits(self) == limits(other)
+            }
         }
 
         impl Default for TrainingArguments {
             fn default() -> Self {
-                TrainingArguments { $($name: $default,)* foreign: IndexMap::new() }
+                TrainingArguments { $($name: $default,)* foreign: IndexMap::new(), given_sizes: [false; 2] }
             }
         }
 
@@ -77,6 +87,9 @@ arguments! {
     per_device_train_batch_size: usize = 8;
     /// Rows of an evaluation batch.
     per_device_eval_batch_size: usize = 8;
+    /// Tokens of a batch, this project's own: a batch takes rows until the next one would exceed them. Where a batch size is given
+    /// too, it bounds the rows. A longer row is a batch of its own.
+    max_tokens_per_batch: Option<usize> = None;
     /// Batches whose gradients make one update.
     gradient_accumulation_steps: usize = 1;
     /// AdamW's base rate.
@@ -163,6 +176,9 @@ arguments! {
     run_name: Option<String> = None;
 }
 
+/// The arguments that bound the rows of a batch, in training and in evaluation.
+const BATCH_SIZES: [&str; 2] = ["per_device_train_batch_size", "per_device_eval_batch_size"];
+
 impl TrainingArguments {
     /// Reads arguments in the order in which they were given. Returns them with notes for the user.
     ///
@@ -199,6 +215,9 @@ impl TrainingArguments {
     }
 
     fn set(&mut self, key: &str, value: &Value, notes: &mut Vec<String>) -> Result<()> {
+        if let Some(place) = BATCH_SIZES.iter().position(|size| *size == key) {
+            self.given_sizes[place] = *value != Value::Null;
+        }
         if let Some(set) = self.set_field(key, value) {
             return set.map_err(|refusal| refusal.error(key, OF, value));
         }
@@ -233,7 +252,13 @@ impl TrainingArguments {
 
     /// All arguments that work and all others that were given, for `training_args.json`.
     pub fn to_json(&self) -> Map<String, serde_json::Value> {
-        let fields = Self::FIELDS.iter().filter_map(|key| Some((key.to_string(), self.field(key)?.to_json())));
+        // Where tokens bound a batch, a size that was not given would be a bound of its own when it is read again.
+        let is_meant = |key: &&&str| {
+            let size = BATCH_SIZES.iter().position(|size| size == *key);
+            size.is_none_or(|place| self.given_sizes[place] || self.max_tokens_per_batch.is_none())
+        };
+        let fields = Self::FIELDS.iter().filter(is_meant);
+        let fields = fields.filter_map(|key| Some((key.to_string(), self.field(key)?.to_json())));
         fields.chain(self.foreign.iter().map(|(key, value)| (key.to_string(), value.to_json()))).collect()
     }
 
@@ -256,6 +281,22 @@ impl TrainingArguments {
         let kwargs = self.lr_scheduler_kwargs.as_ref().unwrap_or(&none);
         let warmup = self.warmup_steps_of(total_steps);
         Schedule::new(self.lr_scheduler_type, kwargs, self.learning_rate, warmup, total_steps)
+    }
+
+    /// What a training batch may hold.
+    pub fn train_limits(&self) -> Limits {
+        let limits = self.limits(self.per_device_train_batch_size, self.given_sizes[0]);
+        Limits { drop_last: self.dataloader_drop_last, ..limits }
+    }
+
+    /// What an evaluation batch may hold.
+    pub fn eval_limits(&self) -> Limits {
+        self.limits(self.per_device_eval_batch_size, self.given_sizes[1])
+    }
+
+    fn limits(&self, size: usize, is_given: bool) -> Limits {
+        let tokens = self.max_tokens_per_batch;
+        Limits { rows: (is_given || tokens.is_none()).then_some(size), tokens, drop_last: false }
     }
 
     /// The norm that gradients are clipped to, where they are.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::head::prepare::Prepared;
 use crate::train::callbacks::{Event, Extra, TrainerControl};
 use crate::train::param_groups::GroupRates;
 use crate::train::state::TrainerState;
@@ -25,12 +26,12 @@ pub struct Origin {
 }
 
 /// The cut of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Batches of an epoch.
-    pub(super) n_batches: usize,
-    /// Updates of an epoch.
-    pub(super) updates_per_epoch: usize,
+    /// Batches of each epoch from the origin on; the last number counts for all that follow.
+    n_batches: Vec<usize>,
+    /// Batches of an update.
+    accumulation: usize,
     /// Updates in all.
     pub(super) max_steps: usize,
     /// Epochs in all, the last one perhaps in part.
@@ -39,32 +40,83 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Batches of an epoch.
+    fn n_batches(&self, epoch: usize) -> usize {
+        let place = (epoch - self.origin.epoch).min(self.n_batches.len() - 1);
+        self.n_batches[place]
+    }
+
+    /// Updates of an epoch.
+    fn n_updates(&self, epoch: usize) -> usize {
+        self.n_batches(epoch).div_ceil(self.accumulation)
+    }
+
+    /// The updates of the run before an epoch.
+    fn begins(&self, epoch: usize) -> usize {
+        let known = epoch.min(self.origin.epoch + self.n_batches.len());
+        let listed: usize = (self.origin.epoch..known).map(|epoch| self.n_updates(epoch)).sum();
+        self.origin.step + listed + (epoch - known) * self.n_updates(epoch)
+    }
+
     /// The epoch in which the update after `step` is made.
     fn epoch_of(&self, step: usize) -> usize {
-        self.origin.epoch + step.saturating_sub(self.origin.step) / self.updates_per_epoch
+        let mut left = step.saturating_sub(self.origin.step);
+        for (place, n_batches) in self.n_batches.iter().enumerate() {
+            let n_updates = n_batches.div_ceil(self.accumulation);
+            if left < n_updates {
+                return self.origin.epoch + place;
+            }
+            left -= n_updates;
+        }
+        let known = self.origin.epoch + self.n_batches.len();
+        known + left / self.n_updates(known)
     }
 
     /// The updates of `epoch` that are among the first `step` of the run.
     fn updates_before(&self, epoch: usize, step: usize) -> usize {
-        let begins = self.origin.step + (epoch - self.origin.epoch) * self.updates_per_epoch;
-        if self.epoch_of(step) == epoch { step.saturating_sub(begins) } else { 0 }
+        if self.epoch_of(step) == epoch { step.saturating_sub(self.begins(epoch)) } else { 0 }
     }
 }
 
 impl Trainer {
-    /// The cut that the arguments say, for `n` rows.
-    pub(super) fn plan(&self, n: usize, origin: Origin) -> Result<Plan> {
+    /// The cut that the arguments say, for these rows.
+    pub(super) fn plan(&self, prepared: &Prepared, origin: Origin) -> Result<Plan> {
         let args = &self.settings.args;
-        let n_batches = self.batches_per_epoch(n)?;
-        let updates_per_epoch = n_batches.div_ceil(args.gradient_accumulation_steps);
-        let (max_steps, n_epochs) = if args.max_steps > 0 {
-            let steps = args.max_steps as usize;
-            (steps, origin.epoch + steps.saturating_sub(origin.step).div_ceil(updates_per_epoch))
+        let accumulation = args.gradient_accumulation_steps;
+        let mut plan = Plan { n_batches: Vec::new(), accumulation, max_steps: 0, n_epochs: origin.epoch + 1, origin };
+        let last_epoch = (args.num_train_epochs.ceil() as usize).max(origin.epoch + 1);
+        let mut updates = origin.step;
+        loop {
+            let epoch = origin.epoch + plan.n_batches.len();
+            plan.n_batches.push(self.n_batches(epoch, prepared)?);
+            updates += plan.n_updates(epoch);
+            let is_enough =
+                if args.max_steps > 0 { updates >= args.max_steps as usize } else { epoch + 1 >= last_epoch };
+            if is_enough || self.layout().is_same_each_epoch() {
+                break;
+            }
+        }
+        if args.max_steps > 0 {
+            plan.max_steps = args.max_steps as usize;
+            plan.n_epochs = match plan.max_steps.checked_sub(origin.step) {
+                None | Some(0) => origin.epoch,
+                Some(_) => plan.epoch_of(plan.max_steps - 1) + 1,
+            };
         } else {
-            let epochs = (args.num_train_epochs - origin.epoch as f64).max(0.0);
-            (origin.step + (epochs * updates_per_epoch as f64).ceil() as usize, args.num_train_epochs.ceil() as usize)
-        };
-        Ok(Plan { n_batches, updates_per_epoch, max_steps, n_epochs, origin })
+            plan.n_epochs = args.num_train_epochs.ceil() as usize;
+            plan.max_steps = match plan.n_batches.as_slice() {
+                [_] => {
+                    let epochs = (args.num_train_epochs - origin.epoch as f64).max(0.0);
+                    origin.step + (epochs * plan.n_updates(origin.epoch) as f64).ceil() as usize
+                }
+                _ => {
+                    // A product like 0.1 * 30 may be a rounding above a whole number.
+                    let part = args.num_train_epochs.fract() * plan.n_updates(plan.n_epochs - 1) as f64;
+                    plan.begins(args.num_train_epochs as usize) + (part - 1e-6).ceil() as usize
+                }
+            };
+        }
+        Ok(plan)
     }
 
     /// Trains, and not as a dry run.
@@ -78,7 +130,8 @@ impl Trainer {
         let prepared = self.prepared(&dataset, hooks)?;
         let args = self.settings.args.clone();
         let _precision = self.precision(hooks);
-        let mut plan = self.plan(prepared.features.len(), Origin::default())?;
+        self.note_long_rows(&prepared, hooks);
+        let plan = self.plan(&prepared, Origin::default())?;
         self.state = TrainerState::new(self.trial.as_ref());
         self.control = TrainerControl::default();
         let schedule = args.schedule(plan.max_steps)?;
@@ -110,10 +163,9 @@ impl Trainer {
             run.skipped_since_log = loaded.skipped_since_log;
             run.skipped = loaded.skipped;
             if loaded.origin != Origin::default() || loaded.rate.is_some() {
-                plan = self.plan(run.prepared.features.len(), loaded.origin)?;
-                run.plan = plan;
+                run.plan = self.plan(&run.prepared, loaded.origin)?;
                 run.rate = loaded.rate;
-                run.schedule = self.schedule_of(run.rate.as_ref(), plan.max_steps)?;
+                run.schedule = self.schedule_of(run.rate.as_ref(), run.plan.max_steps)?;
                 run.groups = GroupRates::new(parameters, &args.param_groups, args.learning_rate, &run.schedule)?;
             }
             if let Some(state) = &loaded.schedule {
@@ -125,7 +177,7 @@ impl Trainer {
             self.load_callback_states(hooks)?;
             hooks.note(&format!("resumed from {} at step {}", folder.display(), self.state.global_step));
         }
-        self.state.plan(&args, plan.max_steps, plan.n_epochs);
+        self.state.plan(&args, run.plan.max_steps, run.plan.n_epochs);
         self.control.new_training();
         self.announce(Event::TrainBegin, hooks, &Extra::default())?;
         if args.eval_on_start {
@@ -150,19 +202,18 @@ impl Trainer {
         self.control.new_epoch();
         self.announce(Event::EpochBegin, hooks, &Extra::default())?;
         let prepared = run.prepared.clone();
-        let n_batches = run.plan.n_batches;
-        let size = self.settings.args.per_device_train_batch_size;
-        let accumulation = self.settings.args.gradient_accumulation_steps;
-        let order = self.layout().order(epoch, &prepared);
-        let batches: Vec<&[usize]> = order.chunks(size).take(n_batches).collect();
-        for (number, window) in batches.chunks(accumulation).enumerate().skip(skip) {
+        let n_batches = run.plan.n_batches(epoch);
+        let accumulation = run.plan.accumulation;
+        let cut = self.cut(epoch, &prepared);
+        for number in skip.. {
+            let Some(window) = cut.window(number, accumulation) else { break };
             self.between_updates(run, hooks)?;
             if self.control.should_training_stop {
                 break;
             }
             self.control.new_step();
             self.announce(Event::StepBegin, hooks, &Extra::default())?;
-            self.step(window, run, hooks)?;
+            self.step(&window, run, hooks)?;
             self.state.global_step += 1;
             self.state.epoch = epoch as f64 + (number * accumulation + window.len()) as f64 / n_batches as f64;
             self.announce(Event::StepEnd, hooks, &Extra::default())?;

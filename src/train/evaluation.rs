@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
 use crate::batch::Batch;
+use crate::batch::cut::Cut;
 use crate::cancel;
 use crate::data::{Dataset, Value};
 use crate::error::{Error, Result, What};
@@ -109,11 +110,11 @@ impl Trainer {
         let prepared = self.prepared(dataset, hooks)?;
         // In the order of the rows, as Hugging Face: a token-level loss is a mean of batch means. Without padding there is
         // nothing to win by sorting.
-        let size = self.settings.args.per_device_eval_batch_size;
-        let n_batches = self.settings.args.fast_dev_run.batches().unwrap_or(usize::MAX);
-        let features = &prepared.features[..prepared.features.len().min(size.saturating_mul(n_batches))];
-        let order: Vec<usize> = (0..features.len()).collect();
-        let batches: Vec<&[usize]> = order.chunks(size).collect();
+        let order: Vec<usize> = (0..prepared.features.len()).collect();
+        let mut cut = Cut::new(order, self.settings.args.eval_limits(), |row| prepared.features[row].n_tokens());
+        cut.truncate(self.settings.args.fast_dev_run.batches().unwrap_or(usize::MAX));
+        let batches: Vec<&[usize]> = (0..cut.n_batches()).map(|number| cut.batch(number)).collect();
+        let features = &prepared.features[..batches.iter().map(|batch| batch.len()).sum()];
         let first = batches.first().map(|indices| self.batch(&prepared, indices)).transpose()?;
         let (names, made) = self.label_names(&prepared, first.as_ref());
         let has_labels = !names.is_empty();

@@ -57,6 +57,7 @@ const LIVE: &[&str] = &[
 /// Arguments that change with the next epoch.
 const NEXT_EPOCH: &[&str] = &[
     "per_device_train_batch_size",
+    "max_tokens_per_batch",
     "gradient_accumulation_steps",
     "train_sampling_strategy",
     "dataloader_drop_last",
@@ -173,7 +174,7 @@ impl Trainer {
 
     fn take_up(&mut self, changes: &[ArgumentChange], policy: RatePolicy, run: &mut Run) -> Result<()> {
         let has = |keys: &[&str]| changes.iter().any(|change| keys.contains(&change.key.as_str()));
-        let plan = self.plan(run.prepared.features.len(), run.plan.origin)?;
+        let plan = self.plan(&run.prepared, run.plan.origin)?;
         if has(OF_SCHEDULE) {
             let rate = match policy {
                 RatePolicy::KeepShape => None,
@@ -194,9 +195,9 @@ impl Trainer {
             let decay = |name: &str| GroupSettings { weight_decay: self.weight_decay(name), lr_scale: 1.0 };
             run.optimizer.set_groups(decay);
         }
-        run.plan = plan;
         let args = self.settings.args.clone();
         self.state.plan(&args, plan.max_steps, plan.n_epochs);
+        run.plan = plan;
         Ok(())
     }
 
@@ -226,7 +227,7 @@ impl Trainer {
         let (args, changes) = difference(&self.settings.args, &pairs)?;
         let origin = Origin { epoch, step: self.state.global_step };
         let before = std::mem::replace(&mut self.settings.args, args);
-        let plan = match self.plan(run.prepared.features.len(), origin) {
+        let plan = match self.plan(&run.prepared, origin) {
             Ok(plan) => plan,
             Err(error) => {
                 self.settings.args = before;
@@ -237,13 +238,13 @@ impl Trainer {
         let stretches = plan.max_steps != run.plan.max_steps;
         run.plan = plan;
         if stretches {
-            run.schedule = self.schedule_of(run.rate.as_ref(), plan.max_steps)?;
+            run.schedule = self.schedule_of(run.rate.as_ref(), run.plan.max_steps)?;
             let args = &self.settings.args;
             let parameters = self.settings.model.parameters();
             run.groups = GroupRates::new(parameters, &args.param_groups, args.learning_rate, &run.schedule)?;
         }
         let args = self.settings.args.clone();
-        self.state.plan(&args, plan.max_steps, plan.n_epochs);
+        self.state.plan(&args, run.plan.max_steps, run.plan.n_epochs);
         let names: Vec<String> = changes.iter().map(|change| format!("{}={}", change.key, change.new)).collect();
         hooks.note(&format!("epoch {}: {}", epoch + 1, names.join(", ")));
         Ok(())

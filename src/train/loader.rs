@@ -1,10 +1,11 @@
 //! Batches of a data set, epoch by epoch: which rows stand in which batch, and the batches themselves.
 //!
-//! Encoded rows and a layout flow in; windows of batches flow out, in an order that is a pure function of the seed and the
-//! epoch. The trainer lays its epochs out with [`Layout`]; [`Loader`] is what a training loop of a script's own iterates.
+//! Encoded rows and a layout flow in; windows of batches flow out, in an order that is a pure function of the seed, the epoch
+//! and the rows' lengths. The trainer lays its epochs out with [`Layout`]; [`Loader`] is what a training loop of a script's own iterates.
 
 use std::sync::Arc;
 
+use crate::batch::cut::{Cut, Limits};
 use crate::batch::{Batch, Draw, sampler};
 use crate::error::{Error, Result, What};
 use crate::head::prepare::Prepared;
@@ -15,12 +16,10 @@ use crate::train::step::{batch_of, window_of};
 /// How the rows of an epoch are cut into batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Layout {
-    /// Rows of a batch.
-    pub batch_size: usize,
+    /// What a batch holds.
+    pub limits: Limits,
     /// Batches of a window: one update.
     pub accumulation: usize,
-    /// Whether the last, smaller batch is left out.
-    pub drop_last: bool,
     /// The order of the rows.
     pub sampling: Sampling,
     /// The seed of that order.
@@ -28,33 +27,43 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// How many batches an epoch of `n` rows has. `drop_last` is the option's name, for messages.
+    /// How many batches an epoch has. `drop_last` is the option's name, for messages.
     ///
     /// # Errors
     /// None at all.
-    pub fn n_batches(&self, n: usize, drop_last: &str) -> Result<usize> {
-        let size = self.batch_size;
-        match if self.drop_last { n / size } else { n.div_ceil(size) } {
-            0 => {
-                let problem = format!("`{drop_last}` leaves no batch: the training set has {n} rows, a batch {size}");
-                Err(Error::new(What::Conflict(problem))
-                    .hint(format!("make the batch smaller, or leave `{drop_last}` out")))
-            }
-            count => Ok(count),
+    pub fn n_batches(&self, epoch: usize, prepared: &Prepared, drop_last: &str) -> Result<usize> {
+        let n = prepared.features.len();
+        let count =
+            if self.limits.are_even() { self.limits.n_even_batches(n) } else { self.cut(epoch, prepared).n_batches() };
+        if count > 0 {
+            return Ok(count);
         }
+        let size = match (self.limits.rows, self.limits.tokens) {
+            (Some(rows), _) => format!("{rows}"),
+            (None, tokens) => format!("{} tokens", tokens.unwrap_or(0)),
+        };
+        let problem = format!("`{drop_last}` leaves no batch: the training set has {n} rows, a batch {size}");
+        Err(Error::new(What::Conflict(problem)).hint(format!("make the batch smaller, or leave `{drop_last}` out")))
     }
 
-    /// The order of the features in an epoch.
-    pub fn order(&self, epoch: usize, prepared: &Prepared) -> Vec<usize> {
+    /// Whether all epochs have the same number of batches.
+    pub fn is_same_each_epoch(&self) -> bool {
+        self.limits.are_even() || self.sampling == Sampling::Sequential
+    }
+
+    /// The batches of an epoch: a function of the seed, the epoch and the rows' lengths.
+    pub fn cut(&self, epoch: usize, prepared: &Prepared) -> Cut {
         let n = prepared.features.len();
-        match self.sampling {
+        let order = match self.sampling {
             Sampling::Random => sampler::random(self.seed, epoch as u64, n),
             Sampling::Sequential => sampler::sequential(n),
             Sampling::GroupByLength => {
                 let lengths: Vec<usize> = prepared.features.iter().map(|features| features.n_tokens()).collect();
-                sampler::group_by_length(self.seed, epoch as u64, &lengths, self.batch_size * self.accumulation)
+                let rows = self.limits.typical_rows(&lengths);
+                sampler::group_by_length(self.seed, epoch as u64, &lengths, rows.saturating_mul(self.accumulation))
             }
-        }
+        };
+        Cut::new(order, self.limits, |row| prepared.features[row].n_tokens())
     }
 }
 
@@ -64,10 +73,17 @@ pub struct Loader {
     model: Model,
     prepared: Arc<Prepared>,
     layout: Layout,
-    n_batches: usize,
     /// The seed of dropout.
     seed: u64,
     label_smoothing: f64,
+}
+
+/// An epoch of a [`Loader`].
+#[derive(Clone, Debug, Default)]
+pub struct LoaderEpoch {
+    cut: Cut,
+    /// The updates of the epochs before.
+    first_step: usize,
 }
 
 impl Loader {
@@ -76,18 +92,18 @@ impl Loader {
     /// # Errors
     /// A layout without batches.
     pub fn new(model: Model, prepared: Prepared, layout: Layout, seed: u64, label_smoothing: f64) -> Result<Self> {
-        let n_batches = layout.n_batches(prepared.features.len(), "drop_last")?;
-        Ok(Loader { model, prepared: Arc::new(prepared), layout, n_batches, seed, label_smoothing })
+        layout.n_batches(0, &prepared, "drop_last")?;
+        Ok(Loader { model, prepared: Arc::new(prepared), layout, seed, label_smoothing })
     }
 
     /// The number of batches of an epoch.
-    pub fn n_batches(&self) -> usize {
-        self.n_batches
+    pub fn n_batches(&self, epoch: usize) -> usize {
+        self.layout.n_batches(epoch, &self.prepared, "drop_last").unwrap_or(0)
     }
 
     /// The number of updates of an epoch.
-    pub fn n_updates(&self) -> usize {
-        self.n_batches.div_ceil(self.layout.accumulation)
+    pub fn n_updates(&self, epoch: usize) -> usize {
+        self.n_batches(epoch).div_ceil(self.layout.accumulation)
     }
 
     /// The number of encoded rows.
@@ -100,24 +116,26 @@ impl Loader {
         self.layout
     }
 
-    /// The order of the rows in an epoch.
-    pub fn order(&self, epoch: usize) -> Vec<usize> {
-        self.layout.order(epoch, &self.prepared)
+    /// The batches of an epoch.
+    pub fn epoch(&self, epoch: usize) -> LoaderEpoch {
+        let first_step = if self.layout.is_same_each_epoch() {
+            epoch * self.n_updates(0)
+        } else {
+            (0..epoch).map(|epoch| self.n_updates(epoch)).sum()
+        };
+        LoaderEpoch { cut: self.layout.cut(epoch, &self.prepared), first_step }
     }
 
-    /// The batches of a window of an epoch whose order is `order`; none behind the last. While the model is in training
-    /// mode they carry the draw of their update: dropout is a function of the seed and the number of the update.
+    /// The batches of a window of an epoch; none behind the last. While the model is in training mode they carry the draw of
+    /// their update: dropout is a function of the seed and the number of the update.
     ///
     /// # Errors
     /// What packing and the task's `collate` raise.
-    pub fn window(&self, epoch: usize, number: usize, order: &[usize]) -> Result<Option<Vec<Batch>>> {
-        let Layout { batch_size, accumulation, .. } = self.layout;
-        let batches: Vec<&[usize]> = order.chunks(batch_size).take(self.n_batches).collect();
-        let Some(window) = batches.chunks(accumulation).nth(number) else { return Ok(None) };
+    pub fn window(&self, epoch: &LoaderEpoch, number: usize) -> Result<Option<Vec<Batch>>> {
+        let Some(window) = epoch.cut.window(number, self.layout.accumulation) else { return Ok(None) };
         if self.model.mode() == Mode::Train {
-            let step = (epoch * self.n_updates() + number) as u64;
-            let draw = Draw { seed: self.seed, step };
-            return window_of(&self.model, &self.prepared, window, self.label_smoothing, draw).map(Some);
+            let draw = Draw { seed: self.seed, step: (epoch.first_step + number) as u64 };
+            return window_of(&self.model, &self.prepared, &window, self.label_smoothing, draw).map(Some);
         }
         let batch = |indices: &&[usize]| batch_of(&self.model, &self.prepared, indices, self.label_smoothing);
         let mut batches = window.iter().map(batch).collect::<Result<Vec<Batch>>>()?;

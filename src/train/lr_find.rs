@@ -161,21 +161,20 @@ impl Trainer {
         let (model, args) = (&self.settings.model, &self.settings.args);
         let mut optimizer = self.new_optimizer()?;
         let _precision = self.precision(hooks);
-        let n_batches = self.batches_per_epoch(prepared.features.len())?;
-        let n_windows = n_batches.div_ceil(args.gradient_accumulation_steps);
+        let layout = self.layout();
+        layout.n_batches(0, prepared, "dataloader_drop_last")?;
         let (mut smoothing, mut lrs, mut losses) = (Smoothing::default(), Vec::new(), Vec::new());
-        let mut order = Vec::new();
+        let (mut epoch, mut number, mut cut) = (0, 0, self.cut(0, prepared));
         for index in 0..settings.num_training {
             cancel::check()?;
-            let (epoch, number) = (index / n_windows, index % n_windows);
-            if number == 0 {
-                order = self.layout().order(epoch, prepared);
+            if number * layout.accumulation >= cut.n_batches() {
+                (epoch, number) = (epoch + 1, 0);
+                cut = self.cut(epoch, prepared);
             }
-            let batches: Vec<&[usize]> = order.chunks(args.per_device_train_batch_size).take(n_batches).collect();
-            let first = number * args.gradient_accumulation_steps;
-            let window = &batches[first..(first + args.gradient_accumulation_steps).min(batches.len())];
+            let Some(window) = cut.window(number, layout.accumulation) else { break };
+            number += 1;
             let draw = Draw { seed: args.seed, step: index as u64 };
-            let batches = window_of(model, prepared, window, args.label_smoothing_factor, draw)?;
+            let batches = window_of(model, prepared, &window, args.label_smoothing_factor, draw)?;
             let window = accumulate(model, batches, &mut hooks.compute_loss, || Ok(()))?;
             let norm = if window.loss.is_finite() { grad_norm(&window.gradients)? } else { f64::NAN };
             if !norm.is_finite() {

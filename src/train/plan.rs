@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 
+use crate::batch::cut::Cut;
 use crate::data::Dataset;
 use crate::error::{Error, Place, Result, What};
+use crate::head::prepare::Prepared;
 use crate::train::TrainingArguments;
 use crate::train::loader::Layout;
 use crate::train::optimizer::{AdamW, AdamWSettings, Gradients, GroupSettings, decays};
-use crate::train::trainer::{Run, Trainer};
+use crate::train::trainer::{Hooks, Run, Trainer};
 
 impl Trainer {
     /// Replaces the arguments, for the next call.
@@ -48,9 +50,18 @@ impl Trainer {
     }
 
     /// How many batches an epoch has.
-    pub(super) fn batches_per_epoch(&self, n: usize) -> Result<usize> {
-        let count = self.layout().n_batches(n, "dataloader_drop_last")?;
+    pub(super) fn n_batches(&self, epoch: usize, prepared: &Prepared) -> Result<usize> {
+        let count = self.layout().n_batches(epoch, prepared, "dataloader_drop_last")?;
         Ok(self.settings.args.fast_dev_run.batches().map_or(count, |n_batches| count.min(n_batches)))
+    }
+
+    /// The batches of an epoch.
+    pub(super) fn cut(&self, epoch: usize, prepared: &Prepared) -> Cut {
+        let mut cut = self.layout().cut(epoch, prepared);
+        if let Some(n_batches) = self.settings.args.fast_dev_run.batches() {
+            cut.truncate(n_batches);
+        }
+        cut
     }
 
     /// The decay of a parameter that no group gives one.
@@ -85,12 +96,25 @@ impl Trainer {
     /// How the rows of an epoch are cut into batches.
     pub(super) fn layout(&self) -> Layout {
         let args = &self.settings.args;
+        let limits = args.train_limits();
         Layout {
-            batch_size: args.per_device_train_batch_size,
+            limits,
             accumulation: args.gradient_accumulation_steps,
-            drop_last: args.dataloader_drop_last,
             sampling: args.train_sampling_strategy,
             seed: args.data_seed.unwrap_or(args.seed),
+        }
+    }
+
+    /// Says how many rows are longer than a batch may be.
+    pub(super) fn note_long_rows(&self, prepared: &Prepared, hooks: &Hooks<'_>) {
+        let Some(budget) = self.settings.args.max_tokens_per_batch else { return };
+        let long = prepared.features.iter().filter(|features| features.n_tokens() > budget).count();
+        if long > 0 {
+            let (rows, each) = if long == 1 { ("1 row is", "it is") } else { ("rows are", "each is") };
+            let count = if long == 1 { String::new() } else { format!("{long} ") };
+            hooks.note(&format!(
+                "{count}{rows} longer than the {budget} tokens of `max_tokens_per_batch`: {each} a batch of its own"
+            ));
         }
     }
 }

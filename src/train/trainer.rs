@@ -353,7 +353,9 @@ impl Trainer {
         let training_loss = run.loss_total / steps.saturating_sub(run.skipped).max(1) as f64;
         // Hugging Face counts the rows of all epochs that were asked for, or of the steps where `max_steps` was.
         let args = &self.settings.args;
-        let rows = if args.max_steps > 0 {
+        let rows = if args.max_tokens_per_batch.is_some() {
+            run.prepared.features.len() as f64 * self.state.epoch
+        } else if args.max_steps > 0 {
             (args.max_steps as usize * args.per_device_train_batch_size * args.gradient_accumulation_steps) as f64
         } else {
             run.prepared.features.len() as f64 * args.num_train_epochs
