@@ -61,7 +61,7 @@ impl Pipeline {
     /// # Errors
     /// Options that the task does not have.
     pub fn new(model: Model, tokenizer: Tokenizer, batch_size: usize, options: Row) -> Result<Self> {
-        options::check(&**model.task(), &options, "`pipeline`")?;
+        options::check(&*model.task(), &options, "`pipeline`")?;
         Ok(Pipeline { model, tokenizer, options, batch_size: batch_size.max(1), seed: DEFAULT_SEED })
     }
 
@@ -94,7 +94,7 @@ impl Pipeline {
     /// # Errors
     /// Options that the task does not have, rows that cannot be encoded, and what the task raises.
     pub fn predict(&self, rows: &[Row], given: &Row) -> Result<Vec<Value>> {
-        options::check(&**self.model.task(), given, "`predict`")?;
+        options::check(&*self.model.task(), given, "`predict`")?;
         let predicting = Row::new(IndexMap::from([(options::PREDICTING.to_string(), Value::Bool(true))]));
         let all = [&self.options, given, &predicting];
         let options = options::merged(&self.model, Some(&self.tokenizer), &all)?;

@@ -3,7 +3,7 @@
 //! Paths flow in; for each save of an editor one batch of [`Changed`] flows out, on a thread of the watcher's own. Folders are
 //! watched, because a watch on a file goes deaf at the first save that renames a new file over it. Contents decide and not
 //! times: a save without a change is no change. A file that was closed after writing or renamed into place has settled
-//! after 5 ms, anything else after 50 ms; one that is gone or empty may be about to be written and gets 300 ms.
+//! after 5 ms, anything else after 50 ms; one that is gone or not whole may be about to be written and gets longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::data::digest::digest;
 use crate::error::{Error, Result, What};
+use crate::plugin::elf;
 
 /// After a close or a rename, which ends a save.
 const ENDED: Duration = Duration::from_millis(5);
@@ -23,6 +24,10 @@ const ENDED: Duration = Duration::from_millis(5);
 const MAYBE_MORE: Duration = Duration::from_millis(50);
 /// How long a file that is gone or empty may be in the middle of a save.
 const GONE: Duration = Duration::from_millis(300);
+/// How long a linker may pause while it writes a library.
+const LINKING: Duration = Duration::from_secs(1);
+/// How often a file that is gone is looked for: its folder may be gone too, and come back as another one.
+const LOST: Duration = Duration::from_millis(250);
 
 /// How changes are noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,29 @@ pub enum Notice {
     Events,
     /// By looking at every file at this interval: for network file systems, which have no events.
     Poll(Duration),
+}
+
+/// What a file is, which says when it is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A text: whole where there is something in it.
+    Text,
+    /// A shared library: whole where its tables and sections are.
+    Library,
+}
+
+impl Kind {
+    fn is_whole(self, content: &[u8]) -> bool {
+        !content.is_empty() && (self == Kind::Text || elf::check(content).is_ok())
+    }
+
+    /// How long a file that is not whole may be in the middle of being written.
+    fn patience(self) -> Duration {
+        match self {
+            Kind::Text => GONE,
+            Kind::Library => LINKING,
+        }
+    }
 }
 
 /// A file whose content is another one now.
@@ -45,13 +73,16 @@ pub struct Changed {
 /// Watches files. Dropping it ends the watching.
 pub struct Watcher {
     messages: Sender<Message>,
-    system: Mutex<Option<RecommendedWatcher>>,
+    system: System,
     folders: Mutex<BTreeSet<PathBuf>>,
 }
 
+/// What tells of events; none where files are looked at instead.
+type System = Arc<Mutex<Option<RecommendedWatcher>>>;
+
 enum Message {
     Event(notify::Result<notify::Event>),
-    Watch { place: PathBuf, name: PathBuf, known: Option<String> },
+    Watch { place: PathBuf, name: PathBuf, kind: Kind, known: Option<String> },
     End,
 }
 
@@ -77,17 +108,19 @@ impl Watcher {
             Notice::Poll(interval) => Some(interval),
             Notice::Events => None,
         };
+        let system: System = Arc::new(Mutex::new(system));
+        let files = Files { poll, system: system.clone(), files: BTreeMap::new() };
         let thread = std::thread::Builder::new().name("watch".into());
-        let spawned = thread.spawn(move || Files { poll, files: BTreeMap::new() }.follow(&received, on_change));
+        let spawned = thread.spawn(move || files.follow(&received, on_change));
         spawned.map_err(|error| Error::new(What::Internal(format!("no thread to watch files: {error}"))))?;
-        Ok(Watcher { messages, system: Mutex::new(system), folders: Mutex::default() })
+        Ok(Watcher { messages, system, folders: Mutex::default() })
     }
 
-    /// Watches the file `path`, whose content is `known` so far. What has changed since counts as a change.
+    /// Watches the file `path`, whose content has the digest `known` so far. What has changed since counts as a change.
     ///
     /// # Errors
     /// A folder that is not there, or a system that gives no more watches.
-    pub fn watch(&self, path: &Path, known: Option<&[u8]>) -> Result<()> {
+    pub fn watch(&self, path: &Path, kind: Kind, known: Option<&str>) -> Result<()> {
         let place = place_of(path)?;
         // The link may be replaced, and what it leads to.
         let target = std::fs::canonicalize(&place).ok().filter(|target| *target != place);
@@ -95,8 +128,8 @@ impl Watcher {
             if let Some(folder) = place.parent() {
                 self.watch_folder(folder)?;
             }
-            let known = known.map(digest);
-            let _ = self.messages.send(Message::Watch { place: place.clone(), name: path.to_path_buf(), known });
+            let (place, name, known) = (place.clone(), path.to_path_buf(), known.map(str::to_string));
+            let _ = self.messages.send(Message::Watch { place, name, kind, known });
         }
         Ok(())
     }
@@ -136,17 +169,19 @@ fn unwatchable(folder: &Path, error: &notify::Error) -> Error {
 /// The files that are watched, by their places.
 struct Files {
     poll: Option<Duration>,
+    system: System,
     files: BTreeMap<PathBuf, File>,
 }
 
 struct File {
     name: PathBuf,
+    kind: Kind,
     /// The digest of the content that was told last; none where the file was gone.
     known: Option<String>,
     /// When it is looked at next.
     due: Option<Instant>,
-    /// Since when it has been gone or empty.
-    lost: Option<Instant>,
+    /// Since when it has been gone, or has not been whole, like that.
+    lost: Option<(Instant, Option<String>)>,
 }
 
 impl Files {
@@ -168,8 +203,8 @@ impl Files {
             let now = Instant::now();
             match message {
                 Some(Message::End) => return,
-                Some(Message::Watch { place, name, known }) => {
-                    self.files.entry(place).or_insert(File { name, known, due: Some(now), lost: None });
+                Some(Message::Watch { place, name, kind, known }) => {
+                    self.files.entry(place).or_insert(File { name, kind, known, due: Some(now), lost: None });
                 }
                 Some(Message::Event(Ok(event))) => self.note(&event, now),
                 // What was lost may be any of them.
@@ -219,15 +254,24 @@ impl Files {
             }
             file.due = None;
             let content = std::fs::read(place).ok();
-            if content.as_ref().is_none_or(Vec::is_empty) && file.known.is_some() {
-                let lost = *file.lost.get_or_insert(now);
-                if now < lost + GONE {
-                    file.due = Some(lost + GONE);
+            let found = content.as_deref().map(digest);
+            let is_whole = content.as_deref().is_some_and(|content| file.kind.is_whole(content));
+            if !is_whole && found != file.known {
+                // What changes is being written.
+                let since = file.lost.take().filter(|(_, like)| *like == found).map_or(now, |(since, _)| since);
+                let end = since + file.kind.patience();
+                file.lost = Some((since, found.clone()));
+                if now < end {
+                    file.due = Some(end);
                     continue;
                 }
             }
+            if content.is_none() {
+                file.due = Some(now + LOST);
+            } else if file.known.is_none() || file.lost.is_some() {
+                watch_again(&self.system, place);
+            }
             file.lost = None;
-            let found = content.as_deref().map(digest);
             if found != file.known {
                 file.known = found;
                 changed.push(Changed { path: file.name.clone(), content: content.map(Into::into) });
@@ -235,5 +279,14 @@ impl Files {
         }
         changed.dedup();
         changed
+    }
+}
+
+/// Watches a file's folder again: it may be another one of the same name.
+fn watch_again(system: &System, place: &Path) {
+    if let (Some(system), Some(folder)) = (&mut *system.lock().unwrap_or_else(PoisonError::into_inner), place.parent())
+    {
+        // Where that cannot be, the file is watched as far as it was.
+        let _ = system.watch(folder, RecursiveMode::NonRecursive);
     }
 }

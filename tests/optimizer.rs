@@ -240,3 +240,46 @@ fn a_parameter_without_gradient_stays_and_settings_can_change() {
     gradients.insert("p1".into(), gradients["p2"].clone());
     assert!(optimizer.step(&gradients, 1e-3, 1.0).unwrap_err().to_string().contains("(tensor `p1`)"));
 }
+
+/// What stays goes on, what is new begins as in an optimizer of its own, and what comes back has the moments it had.
+#[test]
+fn parameters_are_exchanged_and_the_moments_of_the_others_stay() {
+    let group = GroupSettings { weight_decay: 0.1, lr_scale: 1.0 };
+    let var = |start: f32| Var::from_tensor(&Tensor::new(&[start, -start], &Device::Cpu).unwrap()).unwrap();
+    let with =
+        |vars: &[(&str, &Var)]| vars.iter().map(|(name, var)| ((*name).to_string(), (*var).clone(), group)).collect();
+    let gradients = |names: &[&str], step: usize| -> Gradients {
+        let gradient = |number: f32| Tensor::new(&[number, 0.5 - number], &Device::Cpu).unwrap().into();
+        names.iter().enumerate().map(|(at, name)| ((*name).to_string(), gradient((step * 3 + at) as f32))).collect()
+    };
+    let alone = |start: f32, steps: &[usize]| {
+        let one = var(start);
+        let mut optimizer = AdamW::new(with(&[("only", &one)]), AdamWSettings::default()).unwrap();
+        for (step, at) in steps.iter().map(|packed| (packed / 10, packed % 10)) {
+            let gradient = Tensor::new(&[(step * 3 + at) as f32, 0.5 - (step * 3 + at) as f32], &Device::Cpu).unwrap();
+            let gradients: Gradients = [("only".to_string(), Gradient::from(gradient))].into_iter().collect();
+            optimizer.step(&gradients, 0.01, 1.0).unwrap();
+        }
+        values(one.as_tensor())
+    };
+    let (stays, goes, comes) = (var(1.0), var(2.0), var(3.0));
+    let mut optimizer = AdamW::new(with(&[("stays", &stays), ("goes", &goes)]), AdamWSettings::default()).unwrap();
+    optimizer.step(&gradients(&["stays", "goes"], 1), 0.01, 1.0).unwrap();
+    optimizer.exchange(with(&[("stays", &stays), ("comes", &comes)])).unwrap();
+    assert_eq!(optimizer.state().unwrap().keys().collect::<Vec<_>>(), ["stays", "comes"]);
+    optimizer.step(&gradients(&["stays", "comes"], 2), 0.01, 1.0).unwrap();
+    // Another variable of a name that was there is another parameter.
+    let fresh = var(2.0);
+    optimizer.exchange(with(&[("stays", &stays), ("goes", &fresh)])).unwrap();
+    optimizer.step(&gradients(&["stays", "goes"], 3), 0.01, 1.0).unwrap();
+    optimizer.exchange(with(&[("goes", &goes), ("stays", &stays)])).unwrap();
+    optimizer.step(&gradients(&["goes", "stays"], 4), 0.01, 1.0).unwrap();
+    // A step, and the place of the gradient in it.
+    assert_eq!(values(stays.as_tensor()), alone(1.0, &[10, 20, 30, 41]));
+    assert_eq!(values(goes.as_tensor()), alone(2.0, &[11, 40]));
+    assert_eq!(values(comes.as_tensor()), alone(3.0, &[21]));
+    assert_eq!(values(fresh.as_tensor()), alone(2.0, &[31]));
+    let doubled = with(&[("stays", &stays), ("stays", &goes)]);
+    assert!(optimizer.exchange(doubled).is_err());
+    assert_eq!(optimizer.state().unwrap()["stays"].step, 4);
+}

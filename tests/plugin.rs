@@ -13,6 +13,7 @@ mod heads;
 mod loading;
 mod misuse;
 mod operations;
+mod reloading;
 mod tasks;
 mod template;
 

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use retune::watch::{Changed, Notice, Watcher};
+use retune::data::digest::digest;
+use retune::watch::{Changed, Kind, Notice, Watcher};
 
 /// Long enough for any machine; a change that is told ends the waiting.
 const LONG: Duration = Duration::from_secs(20);
@@ -22,7 +23,7 @@ fn watch(notice: Notice, files: &[&str]) -> Watched {
     for file in files {
         let path = folder.path().join(file);
         std::fs::write(&path, "old").unwrap();
-        watcher.watch(&path, Some(b"old")).unwrap();
+        watcher.watch(&path, Kind::Text, Some(&digest(b"old"))).unwrap();
     }
     Watched { folder, changes, _watcher: watcher }
 }
@@ -129,7 +130,7 @@ fn what_changed_before_the_watch_began_is_told() {
     std::fs::write(&path, "newer").unwrap();
     let (sender, changes) = channel();
     let watcher = Watcher::start(Notice::Events, move |changed| drop(sender.send(changed))).unwrap();
-    watcher.watch(&path, Some(b"old")).unwrap();
+    watcher.watch(&path, Kind::Text, Some(&digest(b"old"))).unwrap();
     assert_eq!(changes.recv_timeout(LONG).unwrap()[0].content.as_deref(), Some(&b"newer"[..]));
-    assert!(watcher.watch(&folder.path().join("no/such.rhai"), None).is_err());
+    assert!(watcher.watch(&folder.path().join("no/such.rhai"), Kind::Text, None).is_err());
 }

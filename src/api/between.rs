@@ -14,6 +14,7 @@ use crate::api::live::{Answer, Edit, Live, Request, Shown, Version, unanswered};
 use crate::api::training_arguments::TrainingArguments as Arguments;
 use crate::data::Value;
 use crate::error::{Error, Place, Result, What};
+use crate::head::rebuild::Back;
 use crate::report::Reporter;
 use crate::train::BetweenUpdates;
 use crate::train::callbacks::{Callback, Event, Extra, TrainerControl};
@@ -206,6 +207,7 @@ impl Between {
     fn edit(&self, edit: Edit, boundary: &mut Boundary<'_, '_>) {
         let step = boundary.step();
         self.live.book().keep_texts(&edit.texts, &self.reporter);
+        self.live.book().keep_builds(&edit.builds, &self.reporter);
         let (files, functions) = (edit.files.clone(), edit.functions.clone());
         let entry = Entry { files, functions, ..Entry::new(step, Outcome::Adopted) };
         if let Some(Shown { rendered, message }) = edit.refused {
@@ -248,16 +250,19 @@ impl Between {
         let before = (boundary.shadow(), boundary.shadow_evaluation());
         // What the old version takes is no fault of the new one.
         let time = self.live.settings().shadow_time + started.elapsed() * 10;
-        self.live.try_version(version, entry.clone());
-        let guard = self.live.within(time);
-        let judged = self.judge(&before, boundary);
-        drop(guard);
-        let taken = judged.and_then(|message| Ok((self.take_up(arguments, policy, boundary)?, Some(message))));
+        let tried = self.live.try_version(version, entry.clone()).and_then(|said| {
+            boundary.settle_parameters()?;
+            let guard = self.live.within(time);
+            let judged = self.judge(&before, boundary);
+            drop(guard);
+            let message = [said, Some(judged?)].into_iter().flatten().collect::<Vec<_>>().join("; ");
+            Ok((self.take_up(arguments, policy, boundary)?, Some(message)))
+        });
         // An error is explained by the texts that raised it.
-        let taken = taken.map_err(show);
+        let taken = tried.map_err(show);
         match &taken {
             Ok(_) => self.live.keep_version(),
-            Err(_) => drop(self.live.drop_version()),
+            Err(_) => drop(self.live.drop_version(Back::Tried)),
         }
         taken
     }
@@ -272,32 +277,11 @@ impl Between {
             }
         }
         let after = boundary.shadow()?;
-        if !after.loss.is_finite() {
-            return Err(What::NonFinite(format!("the loss of the held batch is {}", after.loss)).into());
-        }
-        let loss = format!("loss of the held batch {:.4}", after.loss);
-        let Ok(before_it) = &before.0 else { return Ok(loss) };
-        if before_it.shapes != after.shapes {
-            let (old, new) = (shapes(before_it), shapes(&after));
-            return Err(What::Conflict(format!(
-                "the output of the held batch has another shape: {new} instead of {old}"
-            ))
-            .into());
-        }
-        if let Some(name) = before_it.reached.iter().find(|name| !after.reached.contains(name)) {
-            let problem = format!("no gradient reaches the parameter `{name}` any more");
-            return Err(Error::new(What::Conflict(problem)).at(Place::Tensor(name.clone())));
-        }
-        if after.loss.abs() > JUMP * (before_it.loss.abs() + 1.0) {
-            let problem = format!("the loss of the held batch jumps from {:.4} to {:.4}", before_it.loss, after.loss);
-            return Err(Error::new(What::NonFinite(problem)).hint(format!(
-                "a jump of more than {JUMP} times is taken for a mistake; run the recipe again if it is meant"
-            )));
-        }
-        if before.1.is_ok() {
+        let said = compare(before.0.as_ref().ok(), &after)?;
+        if before.0.is_ok() && before.1.is_ok() {
             boundary.shadow_evaluation()?;
         }
-        Ok(format!("loss of the held batch {:.4} -> {:.4}", before_it.loss, after.loss))
+        Ok(said)
     }
 
     fn refuse(&self, entry: Entry, rendered: &str, message: String) {
@@ -305,6 +289,38 @@ impl Between {
         let entry = Entry { outcome: Outcome::Refused, message: Some(message), ..entry };
         self.live.enter(entry, &self.reporter);
     }
+}
+
+/// Compares a new version with the one before it, where that one works.
+///
+/// # Errors
+/// A loss that is not finite or has jumped, other shapes, and parameters that no gradient reaches.
+pub(super) fn compare(before: Option<&Shadow>, after: &Shadow) -> Result<String> {
+    if !after.loss.is_finite() {
+        return Err(What::NonFinite(format!("the loss of the held batch is {}", after.loss)).into());
+    }
+    let Some(before) = before else { return Ok(format!("loss of the held batch {:.4}", after.loss)) };
+    if before.shapes != after.shapes {
+        let (old, new) = (shapes(before), shapes(after));
+        let problem = format!("the output of the held batch has another shape: {new} instead of {old}");
+        return Err(What::Conflict(problem).into());
+    }
+    let is_new = |name: &&String| !before.trained.contains(name);
+    let mut expected = after.trained.iter().filter(|name| is_new(name) || before.reached.contains(name));
+    if let Some(name) = expected.find(|name| !after.reached.contains(name)) {
+        let problem = match is_new(&name) {
+            true => format!("no gradient reaches the new parameter `{name}`"),
+            false => format!("no gradient reaches the parameter `{name}` any more"),
+        };
+        return Err(Error::new(What::Conflict(problem)).at(Place::Tensor(name.clone())));
+    }
+    if after.loss.abs() > JUMP * (before.loss.abs() + 1.0) {
+        let problem = format!("the loss of the held batch jumps from {:.4} to {:.4}", before.loss, after.loss);
+        return Err(Error::new(What::NonFinite(problem)).hint(format!(
+            "a jump of more than {JUMP} times is taken for a mistake; run the recipe again if it is meant"
+        )));
+    }
+    Ok(format!("loss of the held batch {:.4} -> {:.4}", before.loss, after.loss))
 }
 
 fn shapes(shadow: &Shadow) -> String {

@@ -15,8 +15,16 @@ use crate::report::Reporter;
 use crate::train::ledger::{Entry, RunRecord, Start};
 use crate::train::live_arguments::{ArgumentChange, Takes};
 
-/// Gives the texts of a run's scripts by name.
-pub type Reads = Box<dyn Fn() -> BTreeMap<String, Arc<str>> + Send>;
+/// What a run is made of besides its data.
+pub struct Parts {
+    /// The texts of its scripts by name.
+    pub texts: BTreeMap<String, Arc<str>>,
+    /// The digests of its plugins by the files they were built as, and the contents.
+    pub builds: BTreeMap<String, (String, Arc<[u8]>)>,
+}
+
+/// Gives the parts of a run.
+pub type Reads = Box<dyn Fn() -> Parts + Send>;
 
 /// Told of a run's folder.
 pub type OnFolder = Box<dyn FnMut(&Path) + Send>;
@@ -32,6 +40,8 @@ struct Pages {
     start: Option<(Start, Reads)>,
     /// Texts that were tried before there was a folder.
     waiting: Vec<String>,
+    /// Builds that were tried before.
+    waiting_builds: Vec<(String, Arc<[u8]>)>,
     record: Option<RunRecord>,
     warned: bool,
     on_folder: Option<OnFolder>,
@@ -53,12 +63,15 @@ impl Book {
         let mut book = self.lock();
         let folder = PathBuf::from(output_dir);
         if let Some((start, texts)) = book.start.take() {
-            let texts = texts();
+            let Parts { texts, builds } = texts();
             // What waits to be tried is among the texts on disk alone; what runs is what is recorded.
             let scripts = texts.iter().map(|(name, text)| (name.clone(), digest(text.as_bytes()))).collect();
-            let start = Start { output_dir: output_dir.to_string(), scripts, ..start };
+            let plugins = builds.iter().map(|(file, (digest, _))| (file.clone(), digest.clone())).collect();
+            let start = Start { output_dir: output_dir.to_string(), scripts, plugins, ..start };
             let all = texts.values().map(ToString::to_string).chain(std::mem::take(&mut book.waiting));
+            let builds = builds.into_values().chain(std::mem::take(&mut book.waiting_builds));
             let begun = RunRecord::begin(&folder, &start, all).and_then(|record| {
+                builds.into_iter().try_for_each(|(digest, content)| record.keep_build(&digest, &content))?;
                 // What was refused before training belongs to the run too.
                 book.entries.iter().try_for_each(|entry| record.add(entry))?;
                 Ok(record)
@@ -81,6 +94,17 @@ impl Book {
             warn(&mut book, kept, reporter);
         } else {
             book.waiting.extend_from_slice(texts);
+        }
+    }
+
+    /// Keeps builds of plugins in the run's folder.
+    pub(super) fn keep_builds(&self, builds: &[(String, Arc<[u8]>)], reporter: &Reporter) {
+        let mut book = self.lock();
+        if let Some(record) = book.record.clone() {
+            let kept = builds.iter().try_for_each(|(digest, content)| record.keep_build(digest, content));
+            warn(&mut book, kept, reporter);
+        } else {
+            book.waiting_builds.extend_from_slice(builds);
         }
     }
 

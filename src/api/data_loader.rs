@@ -91,7 +91,7 @@ impl DataLoader {
         }
         options.finish()?;
         let task_options = Row::new(task_options);
-        options::check(&**model.task(), &task_options, "`task_options`")?;
+        options::check(&*model.task(), &task_options, "`task_options`")?;
         labels::settle(&model, dataset, &task_options)?;
         if tokenizer.is_none() && !features::is_encoded(dataset.column_names()) && model.task().has(Function::Encode) {
             return Err(no_tokenizer(dataset));

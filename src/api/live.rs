@@ -13,10 +13,14 @@ use rhai::{Dynamic, FnPtr, FuncArgs, Module, NativeCallContext, Shared as Counte
 use serde_json::Value as Json;
 
 use crate::api::book::Book;
+use crate::batch::Batch;
 use crate::cancel::{self, Deadline, InForce};
 use crate::data::Value;
 use crate::error::{Error, Result};
+use crate::head::rebuild::Back;
 use crate::head::script::convert::{ScriptResult, lower};
+use crate::head::{Model, WeakModel};
+use crate::plugin::Plugin;
 use crate::report::Reporter;
 use crate::train::ledger::{Entry, FileChange, Outcome};
 use crate::train::live_arguments::RatePolicy;
@@ -54,6 +58,8 @@ pub struct Edit {
     pub files: Vec<FileChange>,
     /// Their texts now, for the run's folder.
     pub texts: Vec<String>,
+    /// The contents of plugins that were built anew, by their digests, for the run's folder.
+    pub builds: Vec<(String, Arc<[u8]>)>,
     /// The functions that differ.
     pub functions: Vec<String>,
     /// The version to try, where functions differ.
@@ -88,8 +94,12 @@ pub struct Version {
     pub imports: Vec<(String, Counted<Module>)>,
     /// The texts of all scripts by name.
     pub texts: BTreeMap<String, Arc<str>>,
-    /// Makes the version's texts those of later imports, and its task scripts those of the models.
-    pub install: Box<dyn Fn() + Send + Sync>,
+    /// The builds of all plugins by the files they were built as.
+    pub libraries: BTreeMap<String, Arc<Plugin>>,
+    /// Makes the version's texts those of later imports, and its tasks those of the models. Gives what there is to say of it.
+    pub install: Box<dyn Fn() -> Result<Option<String>> + Send + Sync>,
+    /// Gives the models back the heads that they had before.
+    pub undo: Box<dyn Fn(Back) + Send + Sync>,
 }
 
 /// What a shadow run may take, beside what the version before it took.
@@ -116,6 +126,10 @@ struct Shared {
     training: AtomicBool,
     /// The update that is being made, from 1.
     update: AtomicUsize,
+    /// The steps of optimizers of the script's own.
+    steps: AtomicUsize,
+    /// The batch of the last forward of a script's own loop.
+    held: Mutex<Option<(WeakModel, Batch)>>,
     restart: Mutex<Option<Restart>>,
     used: Mutex<BTreeSet<String>>,
     book: Book,
@@ -203,6 +217,24 @@ impl Live {
         self.0.update.store(number, Ordering::Relaxed);
     }
 
+    /// Counts a step of an optimizer of the script's own, from 1.
+    pub(super) fn count_step(&self) -> usize {
+        self.0.steps.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Holds the batch of a forward, on which new versions are tried while no Trainer is at work.
+    pub(super) fn hold(&self, model: &Model, batch: &Batch) {
+        if lock(&self.0.shows).is_some() {
+            *lock(&self.0.held) = Some((model.downgrade(), batch.clone()));
+        }
+    }
+
+    /// The batch of the last forward, and its model.
+    pub(super) fn held(&self) -> Option<(Model, Batch)> {
+        let held = lock(&self.0.held).clone();
+        held.and_then(|(model, batch)| Some((model.upgrade()?, batch)))
+    }
+
     /// Whether there is nothing to do between two updates.
     pub(super) fn is_quiet(&self) -> bool {
         !self.0.waiting.load(Ordering::Acquire)
@@ -279,13 +311,16 @@ impl Live {
         versions.iter().rev().nth(skipped).map(|adopted| adopted.version.clone())
     }
 
-    /// Calls `version` from now on: at first to try it.
-    pub(super) fn try_version(&self, version: Arc<Version>, entry: Entry) {
+    /// Calls `version` from now on: at first to try it. Gives what there is to say of it.
+    ///
+    /// # Errors
+    /// A head of another build that does not go with the model.
+    pub(super) fn try_version(&self, version: Arc<Version>, entry: Entry) -> Result<Option<String>> {
         let mut versions = lock(&self.0.versions);
         versions.push(Adopted { version: version.clone(), entry, proven: BTreeSet::new() });
         self.0.trying.store(true, Ordering::Release);
         drop(versions);
-        (version.install)();
+        (version.install)()
     }
 
     /// Ends a trial: the version stays.
@@ -294,7 +329,7 @@ impl Live {
     }
 
     /// Takes the newest version back.
-    pub(super) fn drop_version(&self) -> Option<Entry> {
+    pub(super) fn drop_version(&self, back: Back) -> Option<Entry> {
         let mut versions = lock(&self.0.versions);
         if versions.len() < 2 {
             return None;
@@ -303,7 +338,9 @@ impl Live {
         let dropped = versions.pop()?;
         let version = versions.last()?.version.clone();
         drop(versions);
-        (version.install)();
+        (dropped.version.undo)(back);
+        // It was in use before: only a model that was made meanwhile may not take it.
+        let _ = (version.install)();
         Some(dropped.entry)
     }
 
@@ -313,7 +350,7 @@ impl Live {
             return false;
         }
         let shown = self.show(error);
-        let Some(adopted) = self.drop_version() else { return false };
+        let Some(adopted) = self.drop_version(Back::Used) else { return false };
         reporter.note(&shown.rendered);
         let back = |file: FileChange| FileChange { old: file.new, new: file.old, diff: String::new(), ..file };
         let entry = Entry::new(self.update().saturating_sub(1), Outcome::RolledBack);

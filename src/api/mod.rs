@@ -27,6 +27,7 @@ mod labels;
 mod language_models;
 pub mod live;
 mod load_dataset;
+mod loops;
 mod lr_find;
 pub mod metrics;
 pub mod model;

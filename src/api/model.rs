@@ -446,8 +446,8 @@ mod model_functions {
     /// expect(outputs.logits.shape == [2, 2], "two rows, two labels");
     /// ```
     #[rhai_fn(pure, return_raw)]
-    pub fn forward(model: &mut Model, batch: Batch) -> ScriptResult<ModelOutput> {
-        ModelOutput::forward(model, batch).map_err(raise)
+    pub fn forward(context: NativeCallContext, model: &mut Model, batch: Batch) -> ScriptResult<ModelOutput> {
+        ModelOutput::forward(&Session::of(&context), model, batch).map_err(raise)
     }
 
     /// Writes config.json and model.safetensors in Hugging Face's layout.

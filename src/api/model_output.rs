@@ -8,6 +8,8 @@ use candle_core::Tensor;
 use rhai::plugin::*;
 use rhai::{Array, ImmutableString};
 
+use crate::api::loops;
+use crate::api::session::Session;
 use crate::batch::Batch;
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{ScriptResult, raise};
@@ -31,7 +33,7 @@ impl ModelOutput {
     }
 
     /// The forward of a script: in the model's mode, where somebody has set it.
-    pub(super) fn forward(model: &Model, mut batch: Batch) -> Result<Self> {
+    pub(super) fn forward(session: &Session, model: &Model, mut batch: Batch) -> Result<Self> {
         match model.mode() {
             Mode::Unset => {}
             Mode::Eval => batch.draw = None,
@@ -43,17 +45,18 @@ impl ModelOutput {
                 ));
             }
         }
-        let output = model.forward(&batch)?;
+        let output = loops::mending(session, || model.forward(&batch))?;
+        session.live().hold(model, &batch);
         Ok(ModelOutput::new(model.clone(), batch, output))
     }
 
     /// The task's loss, computed once.
-    fn loss(&self) -> Result<Tensor> {
+    fn loss(&self, session: &Session) -> Result<Tensor> {
         let mut known = self.0.loss.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(loss) = &*known {
             return Ok(loss.clone());
         }
-        let loss = self.0.model.loss(&self.0.output, &self.0.batch)?;
+        let loss = loops::mending(session, || self.0.model.loss(&self.0.output, &self.0.batch))?;
         *known = Some(loss.clone());
         Ok(loss)
     }
@@ -85,8 +88,8 @@ mod outputs {
     /// expect(outputs.loss.item() > 0.0, "the batch has labels");
     /// ```
     #[rhai_fn(get = "loss", pure, return_raw)]
-    pub fn loss(outputs: &mut ModelOutput) -> ScriptResult<Tensor> {
-        outputs.loss().map_err(raise)
+    pub fn loss(context: NativeCallContext, outputs: &mut ModelOutput) -> ScriptResult<Tensor> {
+        outputs.loss(&Session::of(&context)).map_err(raise)
     }
 
     /// A tensor of the output by name: `outputs.logits`, `outputs.start_logits`, ...

@@ -10,7 +10,9 @@ use candle_core::Tensor;
 use rhai::plugin::*;
 use rhai::{Array, Map};
 
+use crate::api::loops;
 use crate::api::options::Options;
+use crate::api::session::Session;
 use crate::api::tensor::number;
 use crate::error::{Error, Result, What};
 use crate::head::Model;
@@ -265,8 +267,9 @@ mod optimizers {
     /// expect(model.parameter("classifier.bias").to_array() != [0.0, 0.0], "the bias has moved");
     /// ```
     #[rhai_fn(pure, return_raw)]
-    pub fn step(optimizer: &mut ScriptOptimizer) -> ScriptResult<()> {
-        optimizer.lock().step(&optimizer.0.model).map_err(raise)
+    pub fn step(context: NativeCallContext, optimizer: &mut ScriptOptimizer) -> ScriptResult<()> {
+        optimizer.lock().step(&optimizer.0.model).map_err(raise)?;
+        loops::after_step(&Session::of(&context)).map_err(raise)
     }
 
     /// Sets all gradients of the optimizer's model to none.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{Error, Result, What};
+use crate::host::builds::Builds;
 use crate::host::diagnostics::{Diagnostic, Outcome, Style};
 use crate::host::run::RunSettings;
 use crate::host::sources::Sources;
@@ -144,6 +145,7 @@ impl Context {
             seed: self.globals.seed,
             reporter: self.reporter.clone(),
             plugins: self.globals.plugin.clone(),
+            builds: Builds::default(),
         })
     }
 }

@@ -24,6 +24,8 @@ pub mod packed;
 pub mod plugin;
 pub mod prepare;
 pub mod question_windows;
+pub mod rebuild;
+mod references;
 pub mod script;
 pub mod spans;
 pub mod texts;
@@ -31,6 +33,7 @@ pub mod token_labels;
 pub mod token_spans;
 
 use std::any::Any;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -39,12 +42,15 @@ use crate::batch::Batch;
 use crate::data::{Row, Value};
 use crate::error::{Result, What};
 use crate::model::ModelConfig;
+use crate::plugin::Plugin;
 use crate::tokenizer::Tokenizer;
 
 pub use autograd::{Gradients, Mode};
 pub use builder::HeadBuilder;
-pub use model::{LoadReport, Model, ModelSettings, WeakModel, label_of, reference_of, scalar};
+pub use model::{LoadReport, Model, ModelSettings, WeakModel, scalar};
 pub use output::{Leading, Output, Predictions};
+pub use rebuild::{Head, Rebuilt};
+pub use references::{label_of, reference_of};
 
 /// What a task's `create` made: opaque to everybody else.
 pub type HeadState = Arc<dyn Any + Send + Sync>;
@@ -208,5 +214,23 @@ pub trait Task: Send + Sync {
     /// What is saved beside the task's name, so that it can be found again: a plugin's name, version and hash.
     fn record(&self) -> Option<serde_json::Value> {
         None
+    }
+
+    /// The file that native code was built as, whose later builds may take the task's place.
+    fn library(&self) -> Option<&Path> {
+        None
+    }
+
+    /// The digest of the build that the task is of, where it is native code.
+    fn build(&self) -> Option<&str> {
+        None
+    }
+
+    /// The task and a head of it in another build of its plugin, over the parameters of `head` and with its state.
+    ///
+    /// # Errors
+    /// A task that is no plugin's, a parameter that has another shape now, and what the plugin raises.
+    fn rebuilt(&self, _plugin: &Arc<Plugin>, _head: &HeadState, _config: &ModelConfig) -> Result<Rebuilt> {
+        Err(What::Unsupported(format!("another build of the task `{}`", self.name())).into())
     }
 }

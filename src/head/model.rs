@@ -8,14 +8,14 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value as Json};
 
-use crate::batch::{Batch, Column, Features, ListLabels};
+use crate::batch::{Batch, Features, ListLabels};
 use crate::data::files::Folder;
 use crate::data::{Row, Value};
 use crate::error::{Error, Result, What};
 use crate::head::autograd::{self, Gradients, LoopState, Mode};
 use crate::head::generation::defaults;
 use crate::head::output::Leading;
-use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
+use crate::head::{Function, Head, HeadBuilder, Output, Task};
 use crate::kernels::profile::{self, Part};
 use crate::model::backbone::LoadSettings;
 use crate::model::encoder::Encoder;
@@ -34,8 +34,7 @@ struct Inner {
     family: &'static Family,
     encoder: Encoder,
     parameters: Parameters,
-    task: Arc<dyn Task>,
-    head: HeadState,
+    head: RwLock<Arc<Head>>,
     architecture: String,
     device: Device,
     leading: OnceLock<Vec<Leading>>,
@@ -144,8 +143,7 @@ impl Model {
             family: backbone.family,
             encoder: backbone.encoder,
             parameters,
-            task: settings.task,
-            head,
+            head: RwLock::new(Arc::new(Head { task: settings.task, state: head })),
             architecture: backbone.family.class_name(&settings.suffix),
             device: settings.load.device,
             leading: OnceLock::new(),
@@ -170,7 +168,8 @@ impl Model {
             let batch = Batch::pack(&[(0, &row(2)), (1, &row(3))], &self.0.device)?;
             let shape = (batch.n_tokens(), self.0.encoder.config().hidden_size);
             let hidden = Tensor::zeros(shape, candle_core::DType::F32, &self.0.device)?;
-            Ok(self.0.task.forward(&self.0.head, &hidden, &batch)?.leading(&batch))
+            let head = self.head();
+            Ok(head.task.forward(&head.state, &hidden, &batch)?.leading(&batch))
         };
         if let Ok(Some(leading)) = attempt() {
             self.0.leading.get_or_init(|| leading);
@@ -246,8 +245,18 @@ impl Model {
     }
 
     /// The task.
-    pub fn task(&self) -> &Arc<dyn Task> {
-        &self.0.task
+    pub fn task(&self) -> Arc<dyn Task> {
+        self.head().task.clone()
+    }
+
+    /// The task with what it has made.
+    pub fn head(&self) -> Arc<Head> {
+        self.0.head.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives the model another head over its parameters, between two forwards.
+    pub(super) fn set_head(&self, head: Arc<Head>) {
+        *self.0.head.write().unwrap_or_else(PoisonError::into_inner) = head;
     }
 
     /// Where the parameters live.
@@ -270,7 +279,8 @@ impl Model {
     /// # Errors
     /// Those of [`Batch::pack`].
     pub fn pack(&self, examples: &[(usize, &Features)]) -> Result<Batch> {
-        if self.0.task.pads_rows() {
+        let head = self.head();
+        if head.task.pads_rows() {
             let pad_id = self.config().count_or("pad_token_id", 0)? as u32;
             return Batch::pack_padded(examples, pad_id, &self.0.device);
         }
@@ -282,7 +292,8 @@ impl Model {
     /// # Errors
     /// What the task raises.
     pub fn collate(&self, batch: Batch, options: &Value) -> Result<Batch> {
-        if self.0.task.has(Function::Collate) { self.0.task.collate(&self.0.head, batch, options) } else { Ok(batch) }
+        let head = self.head();
+        if head.task.has(Function::Collate) { head.task.collate(&head.state, batch, options) } else { Ok(batch) }
     }
 
     /// Logits of a batch.
@@ -293,7 +304,8 @@ impl Model {
         batch.start_forward();
         let hidden = self.0.encoder.forward(batch)?;
         let _part = profile::begin(Part::Head);
-        self.0.task.forward(&self.0.head, &hidden, batch).map_err(|error| batch.relocate(error))
+        let head = self.head();
+        head.task.forward(&head.state, &hidden, batch).map_err(|error| batch.relocate(error))
     }
 
     /// The head's output for hidden states that come from elsewhere, as [`Model::forward`] gives it for the encoder's.
@@ -302,7 +314,8 @@ impl Model {
     /// What the task raises.
     pub fn head_forward(&self, hidden: &Tensor, batch: &Batch) -> Result<Output> {
         batch.start_forward();
-        self.0.task.forward(&self.0.head, hidden, batch).map_err(|error| batch.relocate(error))
+        let head = self.head();
+        head.task.forward(&head.state, hidden, batch).map_err(|error| batch.relocate(error))
     }
 
     /// The tokenizer that goes with the model: the one it was trained with, else that of the folder it was loaded from.
@@ -336,7 +349,8 @@ impl Model {
     /// What the task raises, and a loss that is not a scalar.
     pub fn loss(&self, output: &Output, batch: &Batch) -> Result<Tensor> {
         let _part = profile::begin(Part::Head);
-        let loss = self.0.task.loss(&self.0.head, output, batch).map_err(|error| batch.relocate(error))?;
+        let head = self.head();
+        let loss = head.task.loss(&head.state, output, batch).map_err(|error| batch.relocate(error))?;
         scalar(loss)
     }
 
@@ -363,11 +377,12 @@ impl Model {
         options: &Value,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Value> {
-        if !self.0.task.has(Function::Decode) {
-            return Err(Error::new(What::Unsupported(format!("a pipeline for the task `{}`", self.0.task.name())))
+        let head = self.head();
+        if !head.task.has(Function::Decode) {
+            return Err(Error::new(What::Unsupported(format!("a pipeline for the task `{}`", head.task.name())))
                 .hint("give the task a function `decode(output, batch, options)`"));
         }
-        self.0.task.decode(&self.0.head, output, batch, options, tokenizer)
+        head.task.decode(&head.state, output, batch, options, tokenizer)
     }
 
     /// What the task's pipeline returns for a row, from what was decoded of each of its features.
@@ -375,7 +390,8 @@ impl Model {
     /// # Errors
     /// What the task raises.
     pub fn merge(&self, results: &Value, row: &Row, options: &Value) -> Result<Value> {
-        self.0.task.merge(&self.0.head, results, row, options)
+        let head = self.head();
+        head.task.merge(&head.state, results, row, options)
     }
 
     /// The little that the task's metrics need of an output of [`Model::forward`].
@@ -383,7 +399,8 @@ impl Model {
     /// # Errors
     /// What the task raises.
     pub fn reduce(&self, output: &Output, batch: &Batch, options: &Value) -> Result<Value> {
-        self.0.task.reduce(&self.0.head, output, batch, options)
+        let head = self.head();
+        head.task.reduce(&head.state, output, batch, options)
     }
 
     /// The task's metrics of predictions against references.
@@ -391,7 +408,8 @@ impl Model {
     /// # Errors
     /// What the task raises.
     pub fn metrics(&self, predictions: &Value, references: &Value, options: &Value) -> Result<Value> {
-        self.0.task.metrics(&self.0.head, predictions, references, options)
+        let head = self.head();
+        head.task.metrics(&head.state, predictions, references, options)
     }
 
     /// Reads the state of the head that a model was saved with, where it has one.
@@ -400,7 +418,7 @@ impl Model {
     /// A file that cannot be read, and what the task raises.
     pub fn load_head_state(&self, folder: &Folder) -> Result<()> {
         match folder.read(HEAD_STATE)? {
-            Some(state) => self.0.task.load_state(&self.0.head, &state),
+            Some(state) => self.set_head_state(&state),
             None => Ok(()),
         }
     }
@@ -416,10 +434,11 @@ impl Model {
                 .hint("a model is saved as a folder, and there is a file of that name: choose another"));
         }
         let mut config = self.config();
-        if !self.0.task.name().starts_with("std/tasks/") {
-            config.set("retune_task", Json::from(self.0.task.name()));
+        let head = self.head();
+        if !head.task.name().starts_with("std/tasks/") {
+            config.set("retune_task", Json::from(head.task.name()));
         }
-        if let Some(record) = self.0.task.record() {
+        if let Some(record) = head.task.record() {
             config.set("retune_plugin", record);
         }
         let text = save::config_json(&config, self.0.family, &self.0.architecture);
@@ -427,10 +446,10 @@ impl Model {
         let tensors: Vec<_> =
             tensors.iter().map(|parameter| (parameter.name().to_string(), parameter.value().detach())).collect();
         save::write_file(&folder.join(crate::model::weights::SINGLE), &save::to_safetensors(&tensors)?)?;
-        if let Some(state) = self.0.task.save_state(&self.0.head)? {
+        if let Some(state) = head.task.save_state(&head.state)? {
             save::write_file(&folder.join(HEAD_STATE), &state)?;
         }
-        if self.0.task.generates() {
+        if head.task.generates() {
             let text = defaults::to_text(&self.generation_config());
             save::write_file(&folder.join(defaults::FILE), text.as_bytes())?;
         }
@@ -447,9 +466,10 @@ impl Model {
     /// # Errors
     /// What the task raises, or features that are malformed.
     pub fn encode(&self, tokenizer: &Tokenizer, row: &Row, options: &Value) -> Result<Vec<Features>> {
-        let rows = self.0.task.encode(&self.0.head, tokenizer, row, options)?;
+        let head = self.head();
+        let rows = head.task.encode(&head.state, tokenizer, row, options)?;
         let is_empty = |row: &Row| row.get("input_ids").and_then(Value::as_list).is_some_and(<[Value]>::is_empty);
-        let joined = self.0.task.block_size(options)?.is_some();
+        let joined = head.task.block_size(options)?.is_some();
         let rows = rows.iter().filter(|row| !(joined && is_empty(row)));
         rows.map(|row| Features::keeping(row, self.list_labels())).collect()
     }
@@ -465,33 +485,4 @@ pub fn scalar(loss: Tensor) -> Result<Tensor> {
         return Err(Error::new(What::Conflict(problem)).hint("take its mean: `loss.mean()`"));
     }
     Ok(if loss.rank() == 0 { loss } else { loss.flatten_all()?.get(0)? })
-}
-
-/// What a task's metrics compare a prediction with: the labels, and what its `encode` kept beside them.
-pub fn reference_of(features: &Features, names: &[String]) -> Value {
-    let labels = label_of(features, names).unwrap_or(Value::Null);
-    if features.kept.is_empty() {
-        return labels;
-    }
-    let mut map = (*features.kept).clone();
-    match labels {
-        Value::Map(several) => map.extend(several.iter().map(|(name, value)| (name.clone(), value.clone()))),
-        one => {
-            map.insert(names.first().cloned().unwrap_or_else(|| "labels".into()), one);
-        }
-    }
-    Value::Map(Arc::new(map))
-}
-
-/// The label column of a row for metrics, where it has one.
-pub fn label_of(features: &Features, names: &[String]) -> Option<Value> {
-    let found: Vec<(&String, &Column)> =
-        names.iter().filter_map(|name| features.column(name).map(|column| (name, column))).collect();
-    match found.as_slice() {
-        [] => None,
-        [(_, column)] => Some(column.to_value()),
-        several => Some(Value::Map(Arc::new(
-            several.iter().map(|(name, column)| ((*name).clone(), column.to_value())).collect(),
-        ))),
-    }
 }

@@ -27,6 +27,9 @@ pub fn bake(recorded: &Recorded) -> Result<Vec<Baked>> {
     let mut changes = Vec::new();
     for entry in effective(recorded)? {
         for FileChange { file, new, .. } in &entry.files {
+            if recorded.build(new)?.is_some() {
+                return Err(unsayable(&format!("the plugin `{file}` was built anew at step {}", entry.step)));
+            }
             versions.entry(file.clone()).or_default().push((entry.step, recorded.text(new)?));
         }
         changes.extend(change(entry));

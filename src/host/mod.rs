@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod bake;
+pub mod builds;
 pub mod check;
 pub mod control;
 pub mod diagnostics;

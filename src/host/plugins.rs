@@ -18,7 +18,7 @@ use crate::error::{Error, Result, What};
 use crate::head::Task;
 use crate::head::plugin::{Argument, Environment, PluginTask};
 use crate::head::script::convert::{from_dynamic, to_dynamic};
-use crate::plugin::Loader;
+use crate::host::builds::Builds;
 use crate::report::Reporter;
 use crate::tokenizer::Tokenizer;
 
@@ -32,13 +32,13 @@ pub const PREFIX: &str = "plugin:";
 pub fn task(
     session: &Session,
     engine: Arc<Engine>,
-    libraries: &[PathBuf],
+    (libraries, builds): (&[PathBuf], &Builds),
     head: &str,
     library: Option<&Path>,
 ) -> Result<Arc<dyn Task>> {
-    let plugin = Loader::new(libraries.to_vec())?.find(head, library)?;
+    let (plugin, file) = builds.find(libraries, head, library)?;
     let environment = Arc::new(Scripts::new(engine, session.reporter().clone()));
-    Ok(Arc::new(PluginTask::new(&plugin, head, environment)?))
+    Ok(Arc::new(PluginTask::new(&plugin, head, environment)?.built_as(file)))
 }
 
 /// The functions of scripts, for plugins.

@@ -5,7 +5,7 @@
 //! left to `api::between`; when files change, to `watching`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rhai::{AST, Dynamic, Engine, Position};
@@ -16,7 +16,9 @@ use crate::cancel::Deadline;
 use crate::data::Value;
 use crate::data::digest::digest;
 use crate::error::{Error, What};
+use crate::head::rebuild::Change;
 use crate::head::script::convert::from_dynamic;
+use crate::host::builds::{self, Builds, Libraries};
 use crate::host::check::unknown_calls;
 use crate::host::diagnostics::{Diagnostic, Style};
 use crate::host::diff::diff;
@@ -29,6 +31,7 @@ use crate::host::resolver::compile;
 use crate::host::run::Host;
 use crate::host::sources::{Sources, imported_name};
 use crate::host::tasks::Registry;
+use crate::plugin::Plugin;
 use crate::train::ledger::{FileChange, Outcome};
 use crate::train::live_arguments::{Takes, takes};
 
@@ -59,6 +62,7 @@ pub struct Reloader {
     engine: Engine,
     deadline: Deadline,
     tasks: Registry,
+    builds: Builds,
     api: OnceLock<Api>,
     recipe: String,
     reruns: Reruns,
@@ -69,6 +73,8 @@ pub struct Reloader {
 struct State {
     /// What the files hold now, where it is not what the run began with; none where a file is gone.
     disk: BTreeMap<String, Option<Arc<str>>>,
+    /// Builds of plugins that were opened and wait to be taken up, with the contents of their files.
+    builds: BTreeMap<String, (Arc<Plugin>, Arc<[u8]>)>,
 }
 
 /// Modules by the names that a script imports them under.
@@ -96,6 +102,7 @@ impl Reloader {
             engine,
             deadline,
             tasks: host.tasks.clone(),
+            builds: host.builds.clone(),
             api: OnceLock::new(),
             recipe: host.recipe_name(),
             reruns,
@@ -103,24 +110,55 @@ impl Reloader {
         }
     }
 
-    /// Makes of changed files what the run can do about them; nothing where they hold what the run has.
+    /// Makes of changed scripts what the run can do about them; nothing where they hold what the run has.
     pub fn propose(&self, changed: Vec<(String, Option<Arc<str>>)>) -> Option<Request> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let accepted = self.accepted();
-        let gone: Vec<String> =
-            changed.iter().filter(|(_, text)| text.is_none()).map(|(name, _)| name.clone()).collect();
-        state.disk.extend(changed);
-        if let Some(name) = gone.first() {
+        let gone = changed.iter().find(|(_, text)| text.is_none()).map(|(name, _)| name.clone());
+        self.lock().disk.extend(changed);
+        if let Some(name) = gone {
             let what = What::NotFound { kind: "script", name: name.clone() };
             let error = Error::new(what).hint("the run goes on with the text it has");
-            let old = accepted.get(name).map(|text| digest(text.as_bytes())).unwrap_or_default();
-            let file = FileChange { file: name.clone(), old, ..FileChange::default() };
-            let refused = Some(shown(&Diagnostic::from(&error), &self.sources));
-            return Some(Request::Edit(Box::new(Edit { files: vec![file], refused, ..Edit::default() })));
+            let old = self.accepted().get(&name).map(|text| digest(text.as_bytes())).unwrap_or_default();
+            return Some(self.refused(FileChange { file: name, old, ..FileChange::default() }, &error));
         }
+        self.request()
+    }
+
+    /// Makes of the file of a plugin what the run can do about it; nothing where it is the build that the run has, or one that
+    /// has failed before.
+    pub fn propose_build(&self, file: &str, content: Option<Arc<[u8]>>) -> Option<Request> {
+        self.note_build(file, content).or_else(|| self.request())
+    }
+
+    /// Opens what was built as `file`, for the next request. Gives its refusal where that fails.
+    pub(crate) fn note_build(&self, file: &str, content: Option<Arc<[u8]>>) -> Option<Request> {
+        let old = self.accepted_builds().get(file).map(|plugin| plugin.sha256.clone()).unwrap_or_default();
+        let new = content.as_ref().map(|content| digest(content)).unwrap_or_default();
+        let change = FileChange { file: file.to_string(), old: old.clone(), new: new.clone(), diff: String::new() };
+        self.lock().builds.remove(file);
+        let Some(content) = content else { return Some(self.refused(change, &builds::gone(file))) };
+        if new != old && self.bad().contains(&(file.to_string(), new)) {
+            return None;
+        }
+        // The canary takes its time, and nobody waits for it.
+        match self.builds.open(file, &content) {
+            Ok(plugin) => self.lock().builds.insert(file.to_string(), (plugin, content)),
+            Err(error) => return Some(self.refused(change, &error)),
+        };
+        None
+    }
+
+    fn refused(&self, file: FileChange, error: &Error) -> Request {
+        let refused = Some(shown(&Diagnostic::from(error), &self.sources));
+        Request::Edit(Box::new(Edit { files: vec![file], refused, ..Edit::default() }))
+    }
+
+    /// What the run can do about all that differs on disk from what it has.
+    fn request(&self) -> Option<Request> {
+        let (accepted, has) = (self.accepted(), self.accepted_builds());
         let bad = self.bad();
-        let mut texts = accepted.clone();
-        let mut files = Vec::new();
+        let (mut texts, mut libraries) = (accepted.clone(), has.clone());
+        let (mut files, mut builds) = (Vec::new(), Vec::new());
+        let mut state = self.lock();
         for (name, text) in &state.disk {
             let Some(text) = text else { continue };
             let old = accepted.get(name).map_or("", |old| old);
@@ -132,27 +170,51 @@ impl Reloader {
             let (old_digest, diff) = (digest(old.as_bytes()), diff(old, text));
             files.push(FileChange { file: name.clone(), old: old_digest, new, diff });
         }
+        let names: BTreeSet<String> = files.iter().map(|file| file.file.clone()).collect();
+        let is_open = |file: &String, plugin: &Plugin| {
+            let same = has.get(file).is_some_and(|known| known.sha256 == plugin.sha256);
+            !same && !bad.contains(&(file.clone(), plugin.sha256.clone()))
+        };
+        state.builds.retain(|file, (plugin, _)| is_open(file, plugin));
+        for (file, (plugin, content)) in &state.builds {
+            libraries.insert(file.clone(), plugin.clone());
+            let old = has.get(file).map(|known| known.sha256.clone()).unwrap_or_default();
+            builds.push((plugin.sha256.clone(), content.clone()));
+            files.push(FileChange { file: file.clone(), old, new: plugin.sha256.clone(), diff: String::new() });
+        }
         drop(state);
         if files.is_empty() {
             return None;
         }
         if self.live.version().is_none() {
-            self.live.begin_with(Arc::new(self.version(accepted.clone(), None, Vec::new())));
+            self.live.begin_with(Arc::new(self.version(accepted.clone(), has, None, Vec::new())));
         }
-        let names: BTreeSet<String> = files.iter().map(|file| file.file.clone()).collect();
         self.beside.hold_only(texts.clone());
-        match self.examine(&accepted, &texts, &names) {
+        let edit = match self.examine(&accepted, (&texts, libraries), &names) {
             Ok(edit) if edit.restart.is_some() && self.reruns != Reruns::Never => {
                 self.live.ask_restart(&edit.restart.unwrap_or_default(), files);
-                None
+                return None;
             }
-            Ok(edit) => Some(Request::Edit(Box::new(Edit { texts: new_texts(&files, &texts), files, ..edit }))),
-            Err(diagnostic) => {
-                let refused = Some(shown(&diagnostic, &self.beside));
-                let texts = new_texts(&files, &texts);
-                Some(Request::Edit(Box::new(Edit { files, texts, refused, ..Edit::default() })))
-            }
+            Ok(edit) => edit,
+            Err(diagnostic) => Edit { refused: Some(shown(&diagnostic, &self.beside)), ..Edit::default() },
+        };
+        let mut functions = edit.functions;
+        let anew = files.iter().filter(|file| !names.contains(&file.file));
+        functions.extend(anew.filter_map(|file| self.builds.heads(&file.file)));
+        Some(Request::Edit(Box::new(Edit { texts: new_texts(&files, &texts), files, builds, functions, ..edit })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The builds that the run has.
+    fn accepted_builds(&self) -> Libraries {
+        let mut libraries = self.builds.libraries();
+        if let Some(version) = self.live.settled_version() {
+            libraries.extend(version.libraries.iter().map(|(file, plugin)| (file.clone(), plugin.clone())));
         }
+        libraries
     }
 
     /// The texts that the run has.
@@ -178,7 +240,7 @@ impl Reloader {
     }
 
     /// Compiles the graph and compares it with the running one.
-    fn examine(&self, old: &Texts, new: &Texts, names: &BTreeSet<String>) -> Found<Edit> {
+    fn examine(&self, old: &Texts, (new, libraries): (&Texts, Libraries), names: &BTreeSet<String>) -> Found<Edit> {
         self.deadline.set(TOP_LEVEL);
         let in_force = self.deadline.enforce();
         let compiled = self.compile(new, names);
@@ -200,7 +262,7 @@ impl Reloader {
             self.compare(name, was, is, &reach, new, &mut edit);
         }
         let functions = Some(recipe.shared_lib().clone());
-        edit.version = Some(Arc::new(self.version(new.clone(), functions, imports)));
+        edit.version = Some(Arc::new(self.version(new.clone(), libraries, functions, imports)));
         Ok(edit)
     }
 
@@ -313,15 +375,33 @@ impl Reloader {
         imports.iter().any(|(path, _)| self.depends(&imported_name(name, path), names, texts, seen))
     }
 
-    fn version(&self, texts: Texts, functions: Option<rhai::Shared<rhai::Module>>, imports: Imports) -> Version {
-        let (sources, tasks, installed) = (self.sources.clone(), self.tasks.clone(), texts.clone());
+    fn version(
+        &self,
+        texts: Texts,
+        libraries: Libraries,
+        functions: Option<rhai::Shared<rhai::Module>>,
+        imports: Imports,
+    ) -> Version {
+        let (sources, tasks, builds, session) =
+            (self.sources.clone(), self.tasks.clone(), self.builds.clone(), self.session.clone());
+        let (installed, built) = (texts.clone(), libraries.clone());
+        let changes: Arc<Mutex<Vec<Change>>> = Arc::default();
+        let changed = changes.clone();
         let install = Box::new(move || {
             for (name, text) in &installed {
                 sources.add(name, text);
             }
             tasks.take_up(&installed);
+            let new = builds.take_up(&session, &built)?;
+            let said = builds::said(&new);
+            changed.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
+            Ok(said)
         });
-        Version { functions, imports, texts, install }
+        let undo = Box::new(move |back| {
+            let all = std::mem::take(&mut *changes.lock().unwrap_or_else(PoisonError::into_inner));
+            all.iter().rev().for_each(|change| change.undo(back));
+        });
+        Version { functions, imports, texts, libraries, install, undo }
     }
 
     /// The session of the run.

@@ -10,10 +10,12 @@ use std::time::Duration;
 use crate::api::live::{Request, unanswered};
 use crate::data::Value;
 use crate::error::{Error, Result, What};
+use crate::host::builds::{Builds, Libraries};
 use crate::host::diagnostics::Outcome as Ran;
 use crate::host::reload::{Reloader, Reruns};
 use crate::host::run::{Host, RunSettings};
 use crate::host::sources::Sources;
+use crate::plugin::Trust;
 use crate::train::ledger::{Entry, Outcome, Recorded};
 use crate::train::live_arguments::{RatePolicy, policy};
 
@@ -40,8 +42,37 @@ pub fn host(recorded: &Recorded, settings: RunSettings, sources: &Sources, folde
     let texts = recorded.first_texts()?.into_iter().map(|(name, text)| (name, Arc::from(text.as_str())));
     sources.hold_only(texts.collect());
     let host = Host::new(settings, sources);
+    host.builds.fix(libraries(recorded, &host.builds)?);
     host.session.redirect(&recorded.start.output_dir, &folder.display().to_string());
     Ok(host)
+}
+
+/// The plugins that the run began with. All that it has had must have been allowed, or trusted while it was watched.
+fn libraries(recorded: &Recorded, builds: &Builds) -> Result<Libraries> {
+    if recorded.start.plugins.is_empty() {
+        return Ok(Libraries::new());
+    }
+    let loader = builds.loader(&[])?;
+    let adopted = recorded.entries.iter().filter(|entry| entry.outcome == Outcome::Adopted);
+    let later = adopted.flat_map(|entry| entry.files.iter().map(|file| (&file.file, &file.new)));
+    for (file, digest) in recorded.start.plugins.iter().chain(later) {
+        if recorded.build(digest)?.is_some() && !loader.store.knows(digest) {
+            let problem = format!("a build of the plugin `{file}` was not allowed to run (sha256 {})", &digest[..16]);
+            let place = recorded.build_file(digest);
+            return Err(Error::new(What::NotAllowed(problem)).hint(format!(
+                "the run was made by somebody else or elsewhere: if you trust it, `retune plugin allow {}`",
+                place.display()
+            )));
+        }
+    }
+    let open = |(file, digest): (&String, &String)| {
+        let missing = || {
+            Error::new(What::Read { path: recorded.build_file(digest), source: std::io::ErrorKind::NotFound.into() })
+        };
+        let content = recorded.build(digest)?.ok_or_else(missing)?;
+        Ok((file.clone(), loader.load_bytes(Path::new(file), &content, Trust::Rebuild)?))
+    };
+    recorded.start.plugins.iter().map(open).collect()
 }
 
 /// Runs it, and says where it went another way.
@@ -93,11 +124,21 @@ fn is_scheduled(entry: &Entry) -> bool {
 
 fn request(entry: &Entry, policy: RatePolicy, recorded: &Recorded, reloader: &Reloader) -> Option<Request> {
     if !entry.files.is_empty() {
-        let texts = entry.files.iter().map(|file| {
-            let text = recorded.text(&file.new).ok().map(|text| Arc::from(text.as_str()));
-            (file.file.clone(), text)
-        });
-        return reloader.propose(texts.collect());
+        let mut texts = Vec::new();
+        for file in &entry.files {
+            match recorded.build(&file.new) {
+                Ok(Some(content)) => {
+                    if let Some(refused) = reloader.note_build(&file.file, Some(content.into())) {
+                        return Some(refused);
+                    }
+                }
+                _ => {
+                    let text = recorded.text(&file.new).ok().map(|text| Arc::from(text.as_str()));
+                    texts.push((file.file.clone(), text));
+                }
+            }
+        }
+        return reloader.propose(texts);
     }
     match entry.action.as_deref() {
         Some("evaluate") => Some(Request::Evaluate(unanswered())),

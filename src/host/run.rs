@@ -10,10 +10,12 @@ use std::sync::Arc;
 use candle_core::Device;
 use rhai::{AST, Engine, Scope};
 
+use crate::api::book::Parts;
 use crate::api::session::{Session, SessionSettings};
 use crate::data::files::Places;
 use crate::error::{Error, Result, What};
 use crate::host::arguments::{Asked, imports};
+use crate::host::builds::Builds;
 use crate::host::diagnostics::{Diagnostic, Outcome};
 use crate::host::engine::engine;
 use crate::host::explain::{explain, explain_error};
@@ -42,13 +44,16 @@ pub struct RunSettings {
     pub reporter: Reporter,
     /// Libraries that tasks `plugin:NAME` are looked for in, before the plugins that were allowed.
     pub plugins: Vec<PathBuf>,
+    /// The builds of plugins that runs before it have opened in this process.
+    pub builds: Builds,
 }
 
 impl RunSettings {
     /// A run of `recipe` on the processor, without arguments.
     pub fn new(recipe: impl Into<PathBuf>, reporter: Reporter) -> Self {
         let (arguments, stdlib, device, seed) = (BTreeMap::new(), None, Device::Cpu, None);
-        RunSettings { recipe: recipe.into(), arguments, stdlib, device, seed, reporter, plugins: Vec::new() }
+        let (recipe, plugins, builds) = (recipe.into(), Vec::new(), Builds::default());
+        RunSettings { recipe, arguments, stdlib, device, seed, reporter, plugins, builds }
     }
 }
 
@@ -64,6 +69,8 @@ pub struct Host {
     pub deadline: Deadline,
     /// The tasks of its models.
     pub tasks: Registry,
+    /// The builds of its plugins.
+    pub builds: Builds,
     arguments: BTreeMap<String, String>,
     seed: Option<u64>,
 }
@@ -72,20 +79,22 @@ impl Host {
     /// Makes a session and its engine; nothing is read yet. Every script that is read will be added to `sources`.
     pub fn new(settings: RunSettings, sources: &Sources) -> Self {
         let (sources, deadline, tasks) = (sources.clone(), Deadline::default(), Registry::default());
+        let builds = settings.builds;
+        builds.begin_run();
         let session = Session::new(SessionSettings {
             places: Places { roots: roots(&settings.recipe), stdlib: settings.stdlib },
             device: settings.device,
             reporter: settings.reporter,
             arguments: settings.arguments.clone(),
             seed: settings.seed,
-            tasks: loader(&sources, &deadline, &tasks, &settings.plugins),
+            tasks: loader(&sources, &deadline, &tasks, &settings.plugins, &builds),
             recipe: settings.recipe,
         });
         session.live().end_by(&deadline);
         let (texts, recipe) = (sources.clone(), session.recipe().to_string_lossy().into_owned());
         session.tell_functions_by(Arc::new(move |name| fingerprint(&texts.texts(), &recipe, name)));
         let engine = engine(session.clone(), &sources, &deadline);
-        Host { engine, session, sources, deadline, tasks, arguments: settings.arguments, seed: settings.seed }
+        Host { engine, session, sources, deadline, tasks, builds, arguments: settings.arguments, seed: settings.seed }
     }
 
     /// Records the run in the folder of the first trainer that trains, for `retune replay` and `retune bake`.
@@ -105,8 +114,9 @@ impl Host {
             version: env!("CARGO_PKG_VERSION").into(),
             ..Start::default()
         };
-        let sources = self.sources.clone();
-        self.session.live().book().record_as(start, Box::new(move || sources.texts()));
+        let (sources, builds) = (self.sources.clone(), self.builds.clone());
+        let parts = move || Parts { texts: sources.texts(), builds: builds.contents() };
+        self.session.live().book().record_as(start, Box::new(parts));
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::data::digest::digest;
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{lower, type_name};
 use crate::head::script::{ScriptTask, TaskVersion};
+use crate::host::builds::Builds;
 use crate::host::engine::engine;
 use crate::host::limits::Deadline;
 use crate::host::pieces::Pieces;
@@ -170,19 +171,21 @@ fn version(task: &ScriptTask, place: &TaskPlace, engine: &rhai::Engine, texts: &
     task.other_version(ast(&place.path)?, base.as_ref())
 }
 
-/// The loader that a session is given; tasks that it loads are kept in `registry`, `libraries` are the plugins of the command line.
+/// The loader that a session is given; tasks that it loads are kept in `registry`, `libraries` are the plugins of the
+/// command line, `builds` those that were opened.
 pub(crate) fn loader(
     sources: &Sources,
     deadline: &Deadline,
     registry: &Registry,
     libraries: &[PathBuf],
+    builds: &Builds,
 ) -> Arc<TaskLoader> {
     let (sources, deadline, registry) = (sources.clone(), deadline.clone(), registry.clone());
-    let libraries = libraries.to_vec();
+    let (libraries, builds) = (libraries.to_vec(), builds.clone());
     Arc::new(move |session, name, library| {
         if let Some(head) = name.strip_prefix(plugins::PREFIX) {
             let engine = Arc::new(engine(session.clone(), &sources, &deadline));
-            return plugins::task(session, engine, &libraries, head, library);
+            return plugins::task(session, engine, (&libraries, &builds), head, library);
         }
         if library.is_some() {
             let problem = format!("`plugin_path` is for tasks `plugin:NAME`, but the task is `{name}`");

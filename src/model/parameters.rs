@@ -88,17 +88,37 @@ pub fn without_gradients<T>(forward: impl FnOnce() -> T) -> T {
 
 /// The parameters of a model in the order they were made. Cheap to clone; all clones are the same parameters.
 #[derive(Clone, Debug, Default)]
-pub struct Parameters(Arc<RwLock<IndexMap<String, Arc<Parameter>>>>);
+pub struct Parameters(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    by_name: RwLock<IndexMap<String, Arc<Parameter>>>,
+    /// How often other parameters have taken the place of those that were made.
+    exchanges: AtomicU64,
+}
 
 impl Parameters {
     /// All parameters in order.
     pub fn all(&self) -> Vec<Arc<Parameter>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0.by_name.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// The parameter `name`.
     pub fn get(&self, name: &str) -> Option<Arc<Parameter>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.0.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Puts these in the place of all: when a head of another build needs others.
+    pub fn exchange(&self, all: Vec<Arc<Parameter>>) {
+        let by_name = all.into_iter().map(|parameter| (parameter.name.clone(), parameter)).collect();
+        *self.0.by_name.write().unwrap_or_else(PoisonError::into_inner) = by_name;
+        self.0.exchanges.fetch_add(1, Ordering::AcqRel);
+        changed();
+    }
+
+    /// How often [`Parameters::exchange`] was called: whoever keeps something for each parameter looks at this.
+    pub fn exchanges(&self) -> u64 {
+        self.0.exchanges.load(Ordering::Acquire)
     }
 
     /// The number of numbers in all parameters.
@@ -151,7 +171,7 @@ impl Parameters {
     }
 
     fn insert(&self, parameter: Parameter) -> Result<Arc<Parameter>> {
-        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.by_name.write().unwrap_or_else(PoisonError::into_inner);
         if map.contains_key(&parameter.name) {
             let error = Error::new(What::Conflict(format!("the parameter `{}` is made twice", parameter.name)));
             return Err(error.hint("each layer needs a name of its own"));

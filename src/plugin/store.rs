@@ -2,7 +2,8 @@
 //!
 //! A folder of one JSON file and one library a plugin: `<sha256>.json`, `<sha256>.so`. A plugin is native code with the rights of
 //! whoever runs it, so one that was not allowed is not opened, and what was allowed is the content, not the path. The copy is
-//! what is opened: nobody writes to it while it is mapped.
+//! what is opened: nobody writes to it while it is mapped. A build that a watched run trusted by its path leaves an empty file
+//! `<sha256>.trusted` alone.
 
 use std::path::{Path, PathBuf};
 
@@ -118,6 +119,36 @@ impl Store {
         Ok(path)
     }
 
+    /// A copy of a library that is deleted when it is dropped.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn passing(&self, bytes: &[u8]) -> Result<tempfile::NamedTempFile> {
+        let wrap = |source| Error::new(What::Write { path: self.0.clone(), source });
+        std::fs::create_dir_all(&self.0).map_err(wrap)?;
+        private(&self.0).map_err(wrap)?;
+        let mut file = tempfile::Builder::new().suffix(".so").tempfile_in(&self.0).map_err(wrap)?;
+        std::io::Write::write_all(&mut file, bytes).map_err(wrap)?;
+        Ok(file)
+    }
+
+    fn trusted(&self, sha256: &str) -> PathBuf {
+        self.0.join(format!("{sha256}.trusted"))
+    }
+
+    /// Remembers that a watched run has trusted a build.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn trust(&self, sha256: &str) -> Result<()> {
+        self.write(&self.trusted(sha256), b"")
+    }
+
+    /// Whether a build was allowed, or a watched run has trusted it: a repetition of the run may open it.
+    pub fn knows(&self, sha256: &str) -> bool {
+        self.allows(sha256) || self.trusted(sha256).is_file()
+    }
+
     /// Lets a plugin run from now on.
     ///
     /// # Errors
@@ -132,7 +163,7 @@ impl Store {
     /// # Errors
     /// Files that cannot be deleted.
     pub fn remove(&self, sha256: &str) -> Result<()> {
-        for path in [self.record(sha256), self.copy(sha256)] {
+        for path in [self.record(sha256), self.copy(sha256), self.trusted(sha256)] {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(What::Write { path, source: error }.into());

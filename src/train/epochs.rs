@@ -153,6 +153,7 @@ impl Trainer {
             skipped_since_log: 0,
             skipped: 0,
             gradients_are_complete: false,
+            exchanges: self.settings.model.parameters().exchanges(),
         };
         if let Some(folder) = resume {
             let loaded = checkpoint::load(&self.settings.model, &folder, &mut run.optimizer)?;

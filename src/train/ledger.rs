@@ -1,7 +1,7 @@
 //! The ledger: every change that a run took up, refused or took back, and the folder that keeps it.
 //!
 //! An [`Entry`] flows in for each change; a line of `run.jsonl` in the run's folder flows out, and every text that a script of
-//! the run has had, under its digest, in `scripts/`. `replay` and `bake` read them.
+//! the run has had, under its digest, in `scripts/`, and every build of its plugins in `plugins/`. `replay` and `bake` read them.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -107,6 +107,9 @@ pub struct Start {
     pub output_dir: String,
     /// The digest of each script's text.
     pub scripts: std::collections::BTreeMap<String, String>,
+    /// The digest of each plugin by the file it was built as.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub plugins: std::collections::BTreeMap<String, String>,
     /// The program's version.
     pub version: String,
 }
@@ -115,6 +118,8 @@ pub struct Start {
 pub const RECORD: &str = "run.jsonl";
 /// The folder of a run's texts.
 pub const SCRIPTS: &str = "scripts";
+/// The folder of the builds of a run's plugins.
+pub const PLUGINS: &str = "plugins";
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -155,6 +160,19 @@ impl RunRecord {
             return Ok(());
         }
         std::fs::write(&path, text).map_err(|source| What::Write { path, source }.into())
+    }
+
+    /// Keeps a build of a plugin under its digest.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub fn keep_build(&self, digest: &str, content: &[u8]) -> Result<()> {
+        let path = self.folder.join(PLUGINS).join(format!("{digest}.so"));
+        if std::fs::metadata(&path).is_ok_and(|known| known.len() == content.len() as u64) {
+            return Ok(());
+        }
+        let written = std::fs::create_dir_all(self.folder.join(PLUGINS)).and_then(|()| std::fs::write(&path, content));
+        written.map_err(|source| What::Write { path, source }.into())
     }
 
     /// Adds a line.
@@ -224,6 +242,27 @@ impl Recorded {
             return Ok(text);
         }
         Err(Error::new(What::BadData("a script of the run was changed afterwards".into())).at(Place::file(path)))
+    }
+
+    /// Where a build of a plugin is kept.
+    pub fn build_file(&self, digest: &str) -> PathBuf {
+        self.folder.join(PLUGINS).join(format!("{digest}.so"))
+    }
+
+    /// The build of a plugin with that digest, where the digest is one of a build.
+    ///
+    /// # Errors
+    /// A file that was changed.
+    pub fn build(&self, wanted: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.build_file(wanted);
+        match std::fs::read(&path) {
+            Ok(content) if digest(&content) == wanted => Ok(Some(content)),
+            Ok(_) => {
+                Err(Error::new(What::BadData("a plugin of the run was changed afterwards".into()))
+                    .at(Place::file(path)))
+            }
+            Err(_) => Ok(None),
+        }
     }
 
     /// The texts with which the run began, by name.

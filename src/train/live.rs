@@ -38,6 +38,8 @@ pub struct Shadow {
     pub shapes: IndexMap<String, Vec<usize>>,
     /// The parameters that gradients reached.
     pub reached: Vec<String>,
+    /// The parameters that are trained.
+    pub trained: Vec<String>,
 }
 
 impl Boundary<'_, '_> {
@@ -69,18 +71,45 @@ impl Boundary<'_, '_> {
         self.trainer.change_arguments(pairs, policy, self.run)
     }
 
-    /// Runs forward, loss and backward on the held batch. Weights, moments and the run's state stay as they are.
+    /// Takes note of the parameters that the model has now.
+    ///
+    /// # Errors
+    /// A pattern of `param_groups` that matches nothing any more.
+    pub fn settle_parameters(&mut self) -> Result<()> {
+        self.trainer.settle_parameters(self.run)
+    }
+
+    /// Runs forward, loss and backward on the held batch. Weights, moments and the run's state stay as they are, and so does what
+    /// the head remembers.
     ///
     /// # Errors
     /// What the model or the loss raises.
     pub fn shadow(&mut self) -> Result<Shadow> {
+        self.leaving_no_trace(Self::run_held)
+    }
+
+    /// Lets the head remember what it did before `attempt`.
+    fn leaving_no_trace<T>(&mut self, attempt: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let model = self.trainer.settings.model.clone();
+        let state = model.head_state()?;
+        let result = attempt(self);
+        if let Some(state) = state {
+            model.set_head_state(&state)?;
+        }
+        result
+    }
+
+    fn run_held(&mut self) -> Result<Shadow> {
         let Trainer { settings, state, .. } = &*self.trainer;
         let size = settings.args.per_device_train_batch_size.min(HELD_ROWS).min(self.run.prepared.features.len());
         let held: Vec<usize> = (0..size).collect();
         let draw = Draw { seed: settings.args.seed, step: state.global_step as u64 };
         let window = [held.as_slice()];
         let smoothing = settings.args.label_smoothing_factor;
-        let mut shadow = Shadow { loss: 0.0, shapes: IndexMap::new(), reached: Vec::new() };
+        let all = settings.model.parameters().all();
+        let trained =
+            all.iter().filter(|parameter| parameter.is_trainable()).map(|known| known.name().into()).collect();
+        let mut shadow = Shadow { loss: 0.0, shapes: IndexMap::new(), reached: Vec::new(), trained };
         let mut sums = Gradients::new();
         for batch in window_of(&settings.model, &self.run.prepared, &window, smoothing, draw)? {
             let output = settings.model.forward(&batch)?;
@@ -103,10 +132,12 @@ impl Boundary<'_, '_> {
     /// What the model, the loss or the metrics raise.
     pub fn shadow_evaluation(&mut self) -> Result<()> {
         let Some(held) = self.trainer.held_rows()? else { return Ok(()) };
-        let callbacks = std::mem::take(&mut self.hooks.callbacks);
-        let result = self.trainer.try_evaluation(&held, self.hooks);
-        self.hooks.callbacks = callbacks;
-        result
+        self.leaving_no_trace(|boundary| {
+            let callbacks = std::mem::take(&mut boundary.hooks.callbacks);
+            let result = boundary.trainer.try_evaluation(&held, boundary.hooks);
+            boundary.hooks.callbacks = callbacks;
+            result
+        })
     }
 
     /// Evaluates now.

@@ -30,6 +30,8 @@ pub struct Group {
     pub params: Vec<String>,
     /// Its settings.
     pub values: GroupValues,
+    /// Its place among the patterns; that of the parameters that none of them names comes last.
+    number: usize,
     optimizer: AdamW,
 }
 
@@ -37,8 +39,12 @@ pub struct Group {
 #[derive(Debug)]
 pub struct LoopOptimizer {
     groups: Vec<Group>,
+    /// The patterns of each group that was given, with the settings it was given.
+    patterns: Vec<(Vec<String>, GroupValues)>,
     /// The settings of parameters that no group names.
     defaults: GroupValues,
+    /// Which parameters of the model it knows.
+    exchanges: u64,
     /// Whether a parameter may stay without a gradient from the first step on.
     allow_unused: bool,
     has_stepped: bool,
@@ -55,16 +61,37 @@ impl LoopOptimizer {
         defaults: GroupValues,
         allow_unused: bool,
     ) -> Result<Self> {
-        let lists = split(parameters, groups.iter().map(|(patterns, _)| patterns.as_slice()))?;
-        let values = groups.iter().map(|(_, values)| *values).chain([defaults]);
-        let mut made = Vec::new();
-        for (list, values) in lists.into_iter().zip(values).filter(|(list, _)| !list.is_empty()) {
+        let patterns = groups.to_vec();
+        let mut optimizer =
+            LoopOptimizer { groups: Vec::new(), patterns, defaults, exchanges: 0, allow_unused, has_stepped: false };
+        optimizer.group(parameters)?;
+        Ok(optimizer)
+    }
+
+    /// Gives each group its parameters; those that it has had before keep their moments.
+    fn group(&mut self, parameters: &Parameters) -> Result<()> {
+        let lists = split(parameters, self.patterns.iter().map(|(patterns, _)| patterns.as_slice()))?;
+        let values: Vec<GroupValues> = self.patterns.iter().map(|(_, values)| *values).chain([self.defaults]).collect();
+        let mut before = std::mem::take(&mut self.groups);
+        for (number, (list, values)) in
+            lists.into_iter().zip(values).enumerate().filter(|(_, (list, _))| !list.is_empty())
+        {
+            let known = before.iter().position(|group| group.number == number).map(|place| before.swap_remove(place));
+            let values = known.as_ref().map_or(values, |group| group.values);
             let settings = GroupSettings { weight_decay: values.weight_decay, lr_scale: 1.0 };
-            let own = list.iter().map(|one| (one.name().to_string(), one.var().clone(), settings)).collect();
+            let own: Vec<_> = list.iter().map(|one| (one.name().to_string(), one.var().clone(), settings)).collect();
             let params = list.iter().map(|one| one.name().to_string()).collect();
-            made.push(Group { params, values, optimizer: AdamW::new(own, values.adam)? });
+            let optimizer = match known {
+                Some(mut known) => {
+                    known.optimizer.exchange(own)?;
+                    known.optimizer
+                }
+                None => AdamW::new(own, values.adam)?,
+            };
+            self.groups.push(Group { params, values, number, optimizer });
         }
-        Ok(LoopOptimizer { groups: made, defaults, allow_unused, has_stepped: false })
+        self.exchanges = parameters.exchanges();
+        Ok(())
     }
 
     /// The groups: those that were given, then the parameters that none of them names.
@@ -111,6 +138,9 @@ impl LoopOptimizer {
     /// # Errors
     /// No gradient at all, one that is not finite, and at the first update a trainable parameter without one.
     pub fn step(&mut self, model: &Model) -> Result<()> {
+        if self.exchanges != model.parameters().exchanges() {
+            self.group(model.parameters())?;
+        }
         let gradients = model.gradients();
         if gradients.is_empty() {
             let error = Error::new(What::Conflict("the model of the optimizer has no gradients".into()));

@@ -74,6 +74,8 @@ pub type OptimizerState = IndexMap<String, Moments>;
 pub struct AdamW {
     settings: AdamWSettings,
     parameters: IndexMap<String, Parameter>,
+    /// What [`AdamW::exchange`] took out, in case it comes back.
+    retired: Vec<(String, Parameter)>,
 }
 
 #[derive(Debug)]
@@ -125,7 +127,29 @@ impl AdamW {
                 return Err(What::Conflict(format!("two parameters are named `{name}`")).into());
             }
         }
-        Ok(AdamW { settings, parameters: named })
+        Ok(AdamW { settings, parameters: named, retired: Vec::new() })
+    }
+
+    /// Puts these parameters in the place of all: a variable that was there before keeps its moments and its step, or gets
+    /// them back.
+    ///
+    /// # Errors
+    /// Two parameters of the same name; nothing has changed then.
+    pub fn exchange(&mut self, parameters: Vec<(String, Var, GroupSettings)>) -> Result<()> {
+        let mut new = AdamW::new(parameters, self.settings)?;
+        let mut known: Vec<_> = self.parameters.drain(..).chain(self.retired.drain(..)).collect();
+        for (name, parameter) in &mut new.parameters {
+            let same = |(old, known): &(String, Parameter)| {
+                old == name && known.var.as_tensor().id() == parameter.var.as_tensor().id()
+            };
+            if let Some(place) = known.iter().position(same) {
+                let group = parameter.group;
+                *parameter = Parameter { group, ..known.swap_remove(place).1 };
+            }
+        }
+        new.retired = known;
+        *self = new;
+        Ok(())
     }
 
     /// The names of the parameters, in order.

@@ -138,11 +138,16 @@ impl GroupRates {
         learning_rate: f64,
         schedule: &Schedule,
     ) -> Result<Self> {
-        let lists = split(parameters, groups.iter().map(|group| group.params.as_slice()))?;
-        let named = lists.iter().take(groups.len()).enumerate();
-        let pairs = named.flat_map(|(number, list)| list.iter().map(move |one| (one.name().to_string(), number)));
         let schedules = groups.iter().map(|group| schedule.of_group(group.base_lr(learning_rate))).collect();
-        Ok(GroupRates { groups: groups.to_vec(), number_of: pairs.collect(), schedules })
+        GroupRates { groups: groups.to_vec(), number_of: IndexMap::new(), schedules }.regrouped(parameters)
+    }
+
+    /// The same groups over the parameters that there are now.
+    pub(super) fn regrouped(&self, parameters: &Parameters) -> Result<Self> {
+        let lists = split(parameters, self.groups.iter().map(|group| group.params.as_slice()))?;
+        let named = lists.iter().take(self.groups.len()).enumerate();
+        let pairs = named.flat_map(|(number, list)| list.iter().map(move |one| (one.name().to_string(), number)));
+        Ok(GroupRates { number_of: pairs.collect(), ..self.clone() })
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use candle_core::Var;
+
 use crate::batch::cut::Cut;
 use crate::data::Dataset;
 use crate::error::{Error, Place, Result, What};
@@ -32,6 +34,12 @@ impl Trainer {
     /// The optimizer of the trainable parameters; biases and norms do not decay.
     pub(super) fn new_optimizer(&self) -> Result<AdamW> {
         let args = &self.settings.args;
+        let settings = AdamWSettings { beta1: args.adam_beta1, beta2: args.adam_beta2, eps: args.adam_epsilon };
+        AdamW::new(self.trainable()?, settings)
+    }
+
+    /// What the optimizer is told of the trainable parameters.
+    fn trainable(&self) -> Result<Vec<(String, Var, GroupSettings)>> {
         let all = self.settings.model.parameters().all();
         let trainable: Vec<_> = all
             .iter()
@@ -45,8 +53,26 @@ impl Trainer {
             return Err(Error::new(What::Conflict("every parameter is frozen".into()))
                 .hint("unfreeze some: `model.unfreeze(\"classifier.*\")`"));
         }
-        let settings = AdamWSettings { beta1: args.adam_beta1, beta2: args.adam_beta2, eps: args.adam_epsilon };
-        AdamW::new(trainable, settings)
+        Ok(trainable)
+    }
+
+    /// Takes note of the parameters that a head of another build has: what is new has no moments, what is gone is left out, and
+    /// the rest goes on.
+    ///
+    /// # Errors
+    /// A pattern of `param_groups` that matches nothing any more.
+    pub(super) fn settle_parameters(&self, run: &mut Run) -> Result<()> {
+        let parameters = self.settings.model.parameters();
+        let exchanges = parameters.exchanges();
+        if run.exchanges == exchanges {
+            return Ok(());
+        }
+        let groups = run.groups.regrouped(parameters)?;
+        run.optimizer.exchange(self.trainable()?)?;
+        run.groups = groups;
+        run.exchanges = exchanges;
+        run.gradients_are_complete = false;
+        Ok(())
     }
 
     /// How many batches an epoch has.

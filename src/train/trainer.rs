@@ -25,6 +25,7 @@ use crate::train::live_arguments::RateChange;
 use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
 use crate::train::param_groups::{GroupRates, split};
 use crate::train::schedule::{Schedule, ScheduleKind};
+use crate::train::snapshot::Snapshot;
 use crate::train::state::{TrainerState, TrialState, required_metric};
 use crate::train::step::{accumulate, refuse_missing_gradients, window_of};
 use crate::train::{NanPolicy, SaveInterval, TrainingArguments, checkpoint};
@@ -134,6 +135,8 @@ pub(super) struct Run {
     pub(super) skipped: usize,
     /// Whether every trainable parameter has been seen to have a gradient.
     pub(super) gradients_are_complete: bool,
+    /// Which parameters of the model the optimizer knows.
+    pub(super) exchanges: u64,
 }
 
 impl Trainer {
@@ -147,7 +150,7 @@ impl Trainer {
             let problem = "`use_cpu` is set, but the model is on another device".into();
             return Err(Error::new(What::Conflict(problem)).hint("run with `--device cpu`"));
         }
-        options::check(&**settings.model.task(), &settings.task_options, "`task_options`")?;
+        options::check(&*settings.model.task(), &settings.task_options, "`task_options`")?;
         split(settings.model.parameters(), settings.args.param_groups.iter().map(|group| group.params.as_slice()))?;
         if let Some(dataset) = &settings.train_dataset {
             labels::settle(&settings.model, dataset, &settings.task_options)?;
@@ -206,6 +209,7 @@ impl Trainer {
 
     /// One update: forward and backward over the window, clipping, the optimizer.
     fn try_step(&mut self, window: &[&[usize]], run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+        self.settle_parameters(run)?;
         let args = &self.settings.args;
         let model = self.settings.model.clone();
         let draw = Draw { seed: args.seed, step: self.state.global_step as u64 };
@@ -302,7 +306,8 @@ impl Trainer {
         Ok(())
     }
 
-    fn save(&mut self, run: &Run, hooks: &mut Hooks<'_>) -> Result<()> {
+    fn save(&mut self, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+        self.settle_parameters(run)?;
         for callback in &hooks.callbacks {
             if let Some((name, state)) = callback.state() {
                 self.state.stateful_callbacks.insert(name, state);
@@ -337,8 +342,17 @@ impl Trainer {
         if self.settings.args.load_best_model_at_end && self.settings.args.fast_dev_run.batches().is_none() {
             match self.state.best_model_checkpoint.clone() {
                 Some(folder) => {
-                    checkpoint::load_weights(&self.settings.model, Path::new(&folder))?;
-                    hooks.note(&format!("loaded the best model from {folder}"));
+                    let last = (run.exchanges > 0).then(|| Snapshot::of(&self.settings.model)).transpose()?;
+                    match (checkpoint::load_weights(&self.settings.model, Path::new(&folder)), last) {
+                        (Err(error), Some(last)) if matches!(error.what(), What::Weights(_)) => {
+                            last.restore()?;
+                            hooks.note(&format!("the best model ({folder}) had another head: the last weights stay"));
+                        }
+                        (loaded, _) => {
+                            loaded?;
+                            hooks.note(&format!("loaded the best model from {folder}"));
+                        }
+                    }
                 }
                 None => hooks.note("`load_best_model_at_end`: no checkpoint was the best, the last weights stay"),
             }

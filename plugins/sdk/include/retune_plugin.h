@@ -192,7 +192,7 @@ typedef struct retune_head {
     retune_function metrics;
     /* What the head remembers beside its parameters, as bytes; it is saved with the model. */
     retune_function save_state;
-    /* The same bytes again, in a head that was just made. */
+    /* The same bytes again: in a head that was just made, or in one that was tried out meanwhile and is to go on as before. */
     retune_function load_state;
     const void *(*get_extension)(retune_str id);
 

@@ -113,7 +113,7 @@ pub trait TaskHead: Sized + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// The same bytes again, in a head that was just made.
+    /// The same bytes again: in a head that was just made, or in one that was tried out meanwhile and is to go on as before.
     ///
     /// # Errors
     /// Bytes of something else.

@@ -22,6 +22,8 @@ pub struct Instance {
     pub(super) builder: HeadBuilder,
     /// The names of its parameters, in the order they were asked for.
     pub(super) parameters: Vec<String>,
+    /// Those among them that it has made, and not found in the encoder.
+    pub(super) own: Vec<String>,
     raw: *mut c_void,
     /// Functions run beside each other, unless the head is serial; `load_state` runs alone.
     turns: RwLock<()>,
@@ -32,7 +34,7 @@ pub struct Instance {
 pub struct Adopted {
     /// Parameters that are new: they have no moments yet.
     pub made: Vec<String>,
-    /// Parameters that the newer head does not use any more.
+    /// Parameters that the older head had made and the newer one does not use.
     pub unused: Vec<String>,
 }
 
@@ -77,8 +79,9 @@ impl Instance {
         builder: HeadBuilder,
         raw: *mut c_void,
         parameters: Vec<String>,
+        own: Vec<String>,
     ) -> Self {
-        Instance { declaration, _plugin: plugin, builder, parameters, raw, turns: RwLock::new(()) }
+        Instance { declaration, _plugin: plugin, builder, parameters, own, raw, turns: RwLock::new(()) }
     }
 
     /// The names of the head's parameters.

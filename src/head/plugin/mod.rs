@@ -9,6 +9,7 @@ pub mod check;
 mod instance;
 mod services;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -17,6 +18,7 @@ use serde_json::{Value as Json, json};
 use crate::batch::Batch;
 use crate::data::{Row, Value};
 use crate::error::{Error, Place, Result, What};
+use crate::head::rebuild::{Head, Rebuilt};
 use crate::head::script::convert::{config_map, from_dynamic};
 use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
 use crate::model::ModelConfig;
@@ -58,6 +60,8 @@ pub struct PluginTask {
     plugin: Arc<Plugin>,
     head: Arc<Declaration>,
     environment: Arc<dyn Environment>,
+    /// The file whose later builds may take its place.
+    file: Option<PathBuf>,
 }
 
 impl PluginTask {
@@ -67,7 +71,13 @@ impl PluginTask {
     /// A head that the plugin does not have.
     pub fn new(plugin: &Arc<Plugin>, head: &str, environment: Arc<dyn Environment>) -> Result<Self> {
         let declaration = plugin.head(head)?;
-        Ok(PluginTask { name: format!("plugin:{head}"), plugin: plugin.clone(), head: declaration, environment })
+        let (name, plugin, file) = (format!("plugin:{head}"), plugin.clone(), None);
+        Ok(PluginTask { name, plugin, head: declaration, environment, file })
+    }
+
+    /// The same, built as `file`: later builds of it may take its place in a run.
+    pub fn built_as(self, file: PathBuf) -> Self {
+        PluginTask { file: Some(file), ..self }
     }
 
     /// The plugin.
@@ -81,11 +91,13 @@ impl PluginTask {
     /// A head of another kind of task, a parameter that has another shape now, and what the plugin raises.
     pub fn replace(&self, old: &HeadState, config: &ModelConfig) -> Result<(HeadState, Adopted)> {
         let old = instance(old)?;
-        let (new, made) = self.make(&old.builder, config)?;
+        let (mut new, made) = self.make(&old.builder, config)?;
         if let (Some(state), Some(_)) = (old.save_state(&*self.environment)?, self.head.raw.load_state) {
             new.load_state(&*self.environment, &state)?;
         }
-        let unused = old.parameters.iter().filter(|name| !new.parameters.contains(name)).cloned().collect();
+        let (kept, unused) = old.own.iter().cloned().partition(|name| new.parameters.contains(name));
+        let kept: Vec<String> = kept;
+        new.own.splice(0..0, kept);
         Ok((Arc::new(new), Adopted { made, unused }))
     }
 
@@ -98,7 +110,8 @@ impl PluginTask {
         let mut request = Request::new(builder, &*self.environment, parameters);
         request.texts = vec![("config", config.into_bytes())];
         let raw = instance::create(&self.head, &mut request)?;
-        let instance = Instance::new(self.head.clone(), self.plugin.clone(), builder.clone(), raw, names);
+        let (head, plugin) = (self.head.clone(), self.plugin.clone());
+        let instance = Instance::new(head, plugin, builder.clone(), raw, names, made.clone());
         Ok((instance, made))
     }
 
@@ -150,6 +163,21 @@ fn instance(head: &HeadState) -> Result<&Instance> {
 impl Task for PluginTask {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn library(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    fn build(&self) -> Option<&str> {
+        Some(&self.plugin.sha256)
+    }
+
+    fn rebuilt(&self, plugin: &Arc<Plugin>, head: &HeadState, config: &ModelConfig) -> Result<Rebuilt> {
+        let task = PluginTask::new(plugin, &self.head.name, self.environment.clone())?;
+        let task = PluginTask { file: self.file.clone(), ..task };
+        let (state, adopted) = task.replace(head, config)?;
+        Ok(Rebuilt { head: Head { task: Arc::new(task), state }, adopted })
     }
 
     fn has(&self, function: Function) -> bool {
