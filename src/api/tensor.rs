@@ -13,6 +13,7 @@ use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{ScriptResult, raise, raise_in, tensor_to_value, to_dynamic, type_name};
+use crate::kernels::normal;
 use crate::tensor::arithmetic::{Arithmetic, Operand, arithmetic};
 use crate::tensor::rng::Rng;
 use crate::tensor::shape::{self, conflict, dtype_name, shown};
@@ -146,7 +147,7 @@ mod constructors {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn randn(context: NativeCallContext, shape: Array, options: Map) -> ScriptResult<Tensor> {
-        super::normal(&context, &shape, options).map_err(raise_in(&context))
+        super::randn(&context, &shape, options).map_err(raise_in(&context))
     }
 
     /// Standard normal numbers from the seed of the run.
@@ -156,7 +157,7 @@ mod constructors {
     /// ```
     #[rhai_fn(name = "randn", return_raw)]
     pub fn randn_by_run(context: NativeCallContext, shape: Array) -> ScriptResult<Tensor> {
-        super::normal(&context, &shape, Map::new()).map_err(raise_in(&context))
+        super::randn(&context, &shape, Map::new()).map_err(raise_in(&context))
     }
 
     /// The whole numbers from 0 to `n - 1`.
@@ -396,14 +397,15 @@ fn filled(context: &NativeCallContext, shape: &[Dynamic], value: f64) -> Result<
     Ok(Tensor::full(value, sizes("the tensor", shape)?, &device)?.to_dtype(DType::F32)?.contiguous()?)
 }
 
-fn normal(context: &NativeCallContext, shape: &[Dynamic], options: Map) -> Result<Tensor> {
+fn randn(context: &NativeCallContext, shape: &[Dynamic], options: Map) -> Result<Tensor> {
     let session = Session::of(context);
     let mut options = Options::new("`Tensor::randn`", options);
     let seed = options.count("seed", 0)?.map_or_else(|| session.seed(), |seed| seed as u64);
     options.finish()?;
     let shape = sizes("randn", shape)?;
     let rng = Rng::new(seed, "randn", 0);
-    let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64).map(|index| rng.normal(index) as f32).collect();
+    let mut values = vec![0.0; shape.iter().product()];
+    normal::fill(&rng, 1.0, &mut values);
     Ok(Tensor::from_vec(values, shape, session.device())?)
 }
 

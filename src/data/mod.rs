@@ -27,6 +27,7 @@ pub mod slices;
 mod sources;
 pub mod splits;
 pub mod stages;
+pub mod stored;
 mod squad;
 pub mod text;
 pub mod train_test_split;

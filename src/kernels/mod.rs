@@ -13,6 +13,8 @@ mod gemm;
 pub mod linear;
 pub mod math;
 pub mod norm;
+pub mod normal;
+pub mod pages;
 pub mod profile;
 pub mod residual;
 pub mod rows;

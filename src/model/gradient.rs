@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::kernels::{rows, sums, with_values};
+use crate::kernels::{pages, rows, sums, with_values};
 
 /// Numbers that one task adds up or moves: large enough to pay for the sharing out.
 const CHUNK: usize = 1 << 14;
@@ -62,7 +62,7 @@ impl Pool {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match free.iter().position(|values| values.len() == n) {
             Some(place) => free.swap_remove(place),
-            None => vec![0.0; n],
+            None => pages::zeros(n),
         }
     }
 

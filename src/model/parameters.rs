@@ -11,6 +11,7 @@ use candle_core::{Device, Tensor, Var};
 use indexmap::IndexMap;
 
 use crate::error::{Error, Result, What, nearest};
+use crate::kernels::{normal, pages};
 use crate::model::weights::Weights;
 use crate::tensor::rng::Rng;
 
@@ -261,7 +262,7 @@ impl Builder {
             }
             Some(found) if found == shape => {
                 record.matched.push(name.to_string());
-                Some(self.weights.load(name, &self.device)?)
+                Some(self.weights.values(name)?)
             }
             Some(found) => {
                 record.mismatched.push((name.to_string(), found.clone(), shape.to_vec()));
@@ -273,27 +274,23 @@ impl Builder {
             }
         };
         drop(record);
-        let tensor = match loaded {
-            Some(tensor) => tensor,
-            None => self.fill(name, shape, init)?,
+        let var = match loaded {
+            Some(values) => Var::from_vec(values, shape, &self.device)?,
+            None => Var::from_vec(self.fill(name, shape, init), shape, &self.device)?,
         };
-        self.parameters.insert(Parameter {
-            name: name.to_string(),
-            var: Var::from_tensor(&tensor)?,
-            trainable: AtomicBool::new(true),
-        })
+        self.parameters.insert(Parameter { name: name.to_string(), var, trainable: AtomicBool::new(true) })
     }
 
-    fn fill(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+    fn fill(&self, name: &str, shape: &[usize], init: Init) -> Vec<f32> {
         let count = shape.iter().product::<usize>();
-        let values: Vec<f32> = match init {
+        match init {
             Init::Zeros => vec![0.0; count],
             Init::Ones => vec![1.0; count],
             Init::Normal(deviation) => {
-                let rng = Rng::new(self.seed, &format!("init/{name}"), 0);
-                (0..count as u64).map(|index| (rng.normal(index) * deviation) as f32).collect()
+                let mut values = pages::zeros(count);
+                normal::fill(&Rng::new(self.seed, &format!("init/{name}"), 0), deviation, &mut values);
+                values
             }
-        };
-        Ok(Tensor::from_vec(values, shape, &self.device)?)
+        }
     }
 }

@@ -3,18 +3,20 @@
 //! Stored types F64, F32, F16, BF16 and F8_E4M3 are read. Names are brought into the form of the model with a head
 //! (`bert.encoder...`), whatever the checkpoint was saved from. Formats that run code when they are read are refused.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
+use rayon::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::data::files::Folder;
 use crate::data::foreign_weights;
 use crate::data::stages::{self, Key};
+use crate::data::stored::Stored;
 use crate::error::{Error, Place, Result, What};
+use crate::kernels::pages;
 use crate::model::family::Family;
 
 /// The tensors of a checkpoint, by the model's own names.
@@ -24,12 +26,12 @@ pub struct Weights {
     entries: IndexMap<String, Entry>,
     /// Whether tensors are decoded once: where the weights are kept. A model copies what it takes.
     keeps: bool,
-    decoded: Arc<Mutex<IndexMap<String, Tensor>>>,
+    decoded: Arc<Mutex<IndexMap<String, Arc<[f32]>>>>,
 }
 
 #[derive(Debug)]
 struct Shard {
-    bytes: Cow<'static, [u8]>,
+    file: Stored,
     data_start: usize,
 }
 
@@ -76,21 +78,17 @@ impl Weights {
     pub fn open(folder: &Folder, family: &Family, is_tied: bool) -> Result<Self> {
         let mut weights = Weights::default();
         for file in shard_files(folder)? {
-            let bytes = folder.read(&file)?.ok_or_else(|| {
+            let stored = Stored::open(folder, &file)?.ok_or_else(|| {
                 Error::new(What::NotFound { kind: "file", name: folder.join(&file).display().to_string() })
                     .hint("the index names a shard that is not there; fetch the model again")
             })?;
-            weights.add(bytes, family, is_tied).map_err(|error| error.at(Place::file(folder.join(&file))))?;
+            weights.add(stored, family, is_tied).map_err(|error| error.at(Place::file(folder.join(&file))))?;
         }
         Ok(weights)
     }
 
-    fn add(&mut self, bytes: Cow<'static, [u8]>, family: &Family, is_tied: bool) -> Result<()> {
-        let (header, metadata): (usize, Metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            let problem = format!("{error} ({} bytes in the file)", bytes.len());
-            Error::new(What::Malformed { format: "safetensors".into(), problem })
-                .hint("the file is damaged or was cut short; fetch or save it again")
-        })?;
+    fn add(&mut self, file: Stored, family: &Family, is_tied: bool) -> Result<()> {
+        let (header, metadata) = header(&file)?;
         let tensors = metadata.tensors();
         let prefixed = tensors.keys().any(|name| name.starts_with(&format!("{}.", family.prefix)));
         let mut names: Vec<_> = tensors.into_iter().collect();
@@ -102,7 +100,7 @@ impl Weights {
                 self.entries.insert(name, entry);
             }
         }
-        self.shards.push(Arc::new(Shard { bytes, data_start: header + 8 }));
+        self.shards.push(Arc::new(Shard { file, data_start: header + LENGTH }));
         Ok(())
     }
 
@@ -128,33 +126,42 @@ impl Weights {
     /// The tensor `name` as f32.
     ///
     /// # Errors
-    /// A stored type that cannot be read as f32.
+    /// As [`Weights::values`].
+    ///
+    /// # Panics
+    /// As [`Weights::values`].
+    pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let shape = self.shape(name).cloned().unwrap_or_default();
+        Ok(Tensor::from_vec(self.values(name)?, shape, device)?)
+    }
+
+    /// The numbers of the tensor `name` as f32.
+    ///
+    /// # Errors
+    /// A stored type that cannot be read as f32, a file that cannot be read any more.
     ///
     /// # Panics
     /// Never for a name whose [`Weights::shape`] is known.
-    pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         let entry = self
             .entries
             .get(name)
             .ok_or_else(|| Error::new(What::NotFound { kind: "tensor", name: name.to_string() }))?;
-        let keeps = self.keeps && device.is_cpu();
         let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tensor) = decoded.get(name).filter(|_| keeps) {
-            return Ok(tensor.clone());
+        if let Some(values) = decoded.get(name) {
+            return Ok(values.to_vec());
         }
         let shard = &self.shards[entry.shard];
-        let (from, to) = entry.info.data_offsets;
-        let bytes = &shard.bytes[shard.data_start + from..shard.data_start + to];
-        let values = decode(entry.info.dtype, bytes).ok_or_else(|| {
-            Error::new(What::Unsupported(format!("the stored type {:?}", entry.info.dtype)))
+        let TensorInfo { dtype, shape, data_offsets: (start, _) } = &entry.info;
+        let values = read(*dtype, &shard.file, shard.data_start + start, shape.iter().product())?.ok_or_else(|| {
+            Error::new(What::Unsupported(format!("the stored type {dtype:?}")))
                 .at(Place::Tensor(entry.stored_name.clone()))
                 .hint("stored types F64, F32, F16, BF16 and F8_E4M3 can be read; convert the weights")
         })?;
-        let tensor = Tensor::from_vec(values, entry.info.shape.as_slice(), device)?;
-        if keeps {
-            decoded.insert(name.to_string(), tensor.clone());
+        if self.keeps {
+            decoded.insert(name.to_string(), values.as_slice().into());
         }
-        Ok(tensor)
+        Ok(values)
     }
 
     /// The names that are neither matched nor of another shape.
@@ -196,20 +203,75 @@ fn shard_files(folder: &Folder) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Decodes little-endian numbers to f32.
-fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-        bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect()
+/// Bytes of the number in front of a safetensors header: the header's length.
+const LENGTH: usize = 8;
+/// Longer headers are refused, as by the library.
+const LONGEST: usize = 100_000_000;
+
+/// The length of a file's header, and what it says: every tensor lies in the file.
+fn header(file: &Stored) -> Result<(usize, Metadata)> {
+    let length = file.len();
+    let known = || -> Option<(usize, Metadata)> {
+        let mut number = [0; LENGTH];
+        file.read(0, &mut number).ok()?;
+        let n = usize::try_from(u64::from_le_bytes(number)).ok().filter(|n| *n <= LONGEST && *n + LENGTH <= length)?;
+        let mut text = vec![0; n];
+        file.read(LENGTH, &mut text).ok()?;
+        // What is read this way has been validated: tensors follow each other, and each is as long as its shape says.
+        let metadata: Metadata = serde_json::from_slice(&text).ok()?;
+        let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
+        (end + n + LENGTH == length).then_some((n, metadata))
+    };
+    if let Some(known) = known() {
+        return Ok(known);
+    }
+    // The library says what is wrong.
+    let bytes = file.all()?;
+    SafeTensors::read_metadata(&bytes).map_err(|error| {
+        let problem = format!("{error} ({length} bytes in the file)");
+        Error::new(What::Malformed { format: "safetensors".into(), problem })
+            .hint("the file is damaged or was cut short; fetch or save it again")
+    })
+}
+
+/// Numbers that one task reads and decodes.
+const CHUNK: usize = 1 << 16;
+
+/// Reads `n` numbers of a file from byte `start` on; `None` for a type that is no f32 and does not become one.
+fn read(dtype: Dtype, file: &Stored, start: usize, n: usize) -> Result<Option<Vec<f32>>> {
+    let (size, decode) = match decoder(dtype) {
+        Some(known) => known,
+        None => return Ok(None),
+    };
+    let mut values = pages::zeros(n);
+    values.par_chunks_mut(CHUNK).enumerate().try_for_each_init(Vec::new, |bytes, (chunk, values)| {
+        bytes.resize(values.len() * size, 0);
+        file.read(start + chunk * CHUNK * size, bytes)?;
+        decode(bytes, values);
+        Ok::<_, Error>(())
+    })?;
+    Ok(Some(values))
+}
+
+/// Turns little-endian numbers into f32.
+type Decode = fn(&[u8], &mut [f32]);
+
+/// Bytes of a number, and how such numbers are decoded.
+fn decoder(dtype: Dtype) -> Option<(usize, Decode)> {
+    fn each<const N: usize>(bytes: &[u8], values: &mut [f32], read: impl Fn([u8; N]) -> f32) {
+        for (value, chunk) in values.iter_mut().zip(bytes.as_chunks::<N>().0) {
+            *value = read(*chunk);
+        }
     }
     Some(match dtype {
-        Dtype::F64 => each(bytes, |chunk| f64::from_le_bytes(chunk) as f32),
-        Dtype::F32 => each(bytes, f32::from_le_bytes),
-        Dtype::F16 => each(bytes, |chunk| half::f16::from_le_bytes(chunk).to_f32()),
-        Dtype::BF16 => each(bytes, |chunk| half::bf16::from_le_bytes(chunk).to_f32()),
-        Dtype::F8_E4M3 => {
+        Dtype::F64 => (8, |bytes, values| each(bytes, values, |chunk| f64::from_le_bytes(chunk) as f32)),
+        Dtype::F32 => (4, |bytes, values| each(bytes, values, f32::from_le_bytes)),
+        Dtype::F16 => (2, |bytes, values| each(bytes, values, |chunk| half::f16::from_le_bytes(chunk).to_f32())),
+        Dtype::BF16 => (2, |bytes, values| each(bytes, values, |chunk| half::bf16::from_le_bytes(chunk).to_f32())),
+        Dtype::F8_E4M3 => (1, |bytes, values| {
             let table: Vec<f32> = (0..=255).map(f8_e4m3).collect();
-            bytes.iter().map(|&byte| table[usize::from(byte)]).collect()
-        }
+            each(bytes, values, |[byte]| table[usize::from(byte)]);
+        }),
         _ => return None,
     })
 }
@@ -244,6 +306,12 @@ mod tests {
 
     #[test]
     fn half_precision_is_decoded_exactly() {
+        let decode = |dtype, bytes: &[u8]| {
+            let (size, decode) = decoder(dtype)?;
+            let mut values = vec![0.0; bytes.len() / size];
+            decode(bytes, &mut values);
+            Some(values)
+        };
         assert_eq!(decode(Dtype::BF16, &[0x80, 0x3f, 0x00, 0xc0]), Some(vec![1.0, -2.0]));
         assert_eq!(decode(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0]), Some(vec![1.0, -2.0]));
         assert_eq!(decode(Dtype::F64, &1.5f64.to_le_bytes()), Some(vec![1.5]));

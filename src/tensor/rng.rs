@@ -47,6 +47,32 @@ impl Rng {
         philox([index as u32, (index >> 32) as u32, self.step as u32, (self.step >> 32) as u32], self.key)
     }
 
+    /// The blocks of `N` indices from `first` on, word by word: in this form a compiler draws them side by side.
+    #[inline(always)]
+    pub fn blocks<const N: usize>(&self, first: u64) -> [[u64; N]; 4] {
+        const LOW: u64 = u32::MAX as u64;
+        let multipliers = MULTIPLIERS.map(u64::from);
+        let [mut c0, mut c1, mut c2, mut c3] = [[0; N], [0; N], [self.step & LOW; N], [self.step >> 32; N]];
+        for lane in 0..N {
+            let index = first.wrapping_add(lane as u64);
+            (c0[lane], c1[lane]) = (index & LOW, index >> 32);
+        }
+        let [mut k0, mut k1] = self.key;
+        for _ in 0..10 {
+            for lane in 0..N {
+                let left = multipliers[0] * (c0[lane] & LOW);
+                let right = multipliers[1] * (c2[lane] & LOW);
+                c0[lane] = (right >> 32) ^ c1[lane] ^ u64::from(k0);
+                c1[lane] = right & LOW;
+                c2[lane] = (left >> 32) ^ c3[lane] ^ u64::from(k1);
+                c3[lane] = left & LOW;
+            }
+            k0 = k0.wrapping_add(WEYL[0]);
+            k1 = k1.wrapping_add(WEYL[1]);
+        }
+        [c0, c1, c2, c3]
+    }
+
     /// The `index`-th 32-bit word.
     pub fn u32(&self, index: u64) -> u32 {
         self.block(index / 4)[(index % 4) as usize]
@@ -97,6 +123,18 @@ mod tests {
         ];
         for (counter, key, expected) in cases {
             assert_eq!(philox(counter, key), expected);
+        }
+    }
+
+    #[test]
+    fn blocks_side_by_side_are_the_blocks() {
+        let rng = Rng::new(3, "test", 1 << 40);
+        for first in [0, 5, (1 << 32) - 3] {
+            let words = rng.blocks::<8>(first);
+            for lane in 0..8 {
+                let block = rng.block(first + lane as u64).map(u64::from);
+                assert_eq!(words.map(|word| word[lane]), block);
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Place, Result, What};
 pub use crate::head::Gradients;
 use crate::kernels::profile::{self, Part};
-use crate::kernels::{adamw, with_values};
+use crate::kernels::{adamw, pages, with_values};
 use crate::model::gradient::{Gradient, View};
 
 /// Elements per task: small enough to share out, large enough to pay for the sharing.
@@ -264,15 +264,21 @@ impl Parameter {
     }
 
     fn apply(&mut self, gradient: &Gradient, update: Update) -> Result<()> {
-        if matches!(self.memory, Memory::Untouched) {
+        let is_first = matches!(self.memory, Memory::Untouched);
+        if is_first {
             self.memory = self.zeros()?;
+            // Of a table's rows most may never be touched.
+            if let (Memory::Fused { m, v, .. }, View::Dense(_) | View::Tensor(_)) = (&self.memory, gradient.view()) {
+                pages::prefer_large(m);
+                pages::prefer_large(v);
+            }
         }
         match &mut self.memory {
             Memory::Fused { m, v, touched } => {
                 let update = update.rounded();
                 let mut run = |rows: Option<&[u32]>, values: &[f32]| {
                     let moments = RefCell::new((&mut *m, &mut *v, &mut *touched));
-                    self.var.inplace_op1(&FusedAdamW { rows, values, moments, update })
+                    self.var.inplace_op1(&FusedAdamW { rows, values, moments, update, is_first })
                 };
                 match gradient.view() {
                     View::Dense(values) => run(None, values)?,
@@ -351,6 +357,8 @@ struct FusedAdamW<'a> {
     values: &'a [f32],
     moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>, &'a mut Vec<bool>)>,
     update: adamw::Update,
+    /// Whether the moments are zeros that nobody has written.
+    is_first: bool,
 }
 
 impl InplaceOp1 for FusedAdamW<'_> {
@@ -365,14 +373,24 @@ impl InplaceOp1 for FusedAdamW<'_> {
         let _part = profile::begin(Part::Optimizer);
         let (m, v, touched) = &mut *self.moments.borrow_mut();
         let (weights, update) = (&mut weights[start..end], &self.update);
-        let (rows, values) = (self.rows, self.values);
+        let (rows, values, is_first) = (self.rows, self.values, self.is_first);
+        // A page that is read before it is written costs two faults, and the second one an interrupt of the other threads.
+        let begin = |m: &mut [f32], v: &mut [f32]| {
+            m.fill(0.0);
+            v.fill(0.0);
+        };
         if (touched.len() < 2 && self.rows.is_none()) || weights.is_empty() {
             weights
                 .par_chunks_mut(CHUNK)
                 .zip(m.par_chunks_mut(CHUNK))
                 .zip(v.par_chunks_mut(CHUNK))
                 .zip(values.par_chunks(CHUNK))
-                .for_each(|(((weights, m), v), gradient)| adamw::step(update, weights, m, v, gradient));
+                .for_each(|(((weights, m), v), gradient)| {
+                    if is_first {
+                        begin(m, v);
+                    }
+                    adamw::step(update, weights, m, v, gradient);
+                });
             return Ok(());
         }
         let width = weights.len() / touched.len();
@@ -389,7 +407,7 @@ impl InplaceOp1 for FusedAdamW<'_> {
                 let mut place = rows.map_or(0, |rows| rows.partition_point(|row| (*row as usize) < first));
                 let parts = weights.chunks_mut(width).zip(m.chunks_mut(width)).zip(v.chunks_mut(width)).zip(touched);
                 for (number, (((weights, m), v), touched)) in parts.enumerate() {
-                    let row = first + number;
+                    let (row, was_touched) = (first + number, *touched);
                     let gradient = match rows {
                         None => {
                             let gradient = &values[row * width..][..width];
@@ -404,6 +422,9 @@ impl InplaceOp1 for FusedAdamW<'_> {
                         Some(_) => &nothing,
                     };
                     if *touched {
+                        if !was_touched {
+                            begin(m, v);
+                        }
                         adamw::step(update, weights, m, v, gradient);
                     } else if update.keep != 1.0 {
                         // What a row without moments and without a gradient goes through, bit for bit.
