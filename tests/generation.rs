@@ -10,6 +10,8 @@ use retune::batch::{Batch, Features};
 use retune::data::{Row, Value};
 use retune::head::generation::{Caller, GenerationSettings, generate, scores, texts};
 use retune::head::{Model, Output};
+use retune::kernels::Path as KernelPath;
+use retune::kernels::tiles::{Element, Kernels, Precision, available, kernels_of};
 use retune::model::decoder::{Decoder, Step};
 use retune::pipeline::{Pipeline, text_row};
 use retune::tensor::rng::Rng;
@@ -102,7 +104,7 @@ fn prompts_of_several_lengths_together_give_what_each_gives_alone() {
 fn the_cache_changes_no_score() {
     for name in ["gpt2-plain", "gpt2-odd"] {
         let (cases, model, _) = cases(name);
-        let decoder = Decoder::new(model.parameters(), model.family(), model.encoder().config()).unwrap();
+        let decoder = Decoder::new(model.encoder(), model.parameters(), model.family()).unwrap();
         for case in cases.iter().filter(|case| case["options"] == json!({})) {
             let (prompt, sequence) = (ids(&case["prompt"]), ids(&case["sequence"]));
             let mut cache = decoder.cache(sequence.len()).unwrap();
@@ -278,4 +280,60 @@ fn what_cannot_be_generated_is_refused() {
     assert!(outside.what().to_string().contains("a token id is 400"), "{}", outside.what());
     let stops = generate(&model, &[vec![5]], &read(json!({"stop_strings": "a"})).unwrap(), None, 0).unwrap_err();
     assert!(stops.what().to_string().contains("there is no tokenizer"), "{}", stops.what());
+}
+
+/// Prompts and single tokens of several rows, in blocks and alone, on every kernel beside the twin of single operations.
+#[test]
+fn the_fused_decoder_is_its_twin() {
+    let model = language_model("gpt2-odd").0;
+    let twin = Decoder::plain(model.parameters(), model.family(), model.encoder().config()).unwrap();
+    let longest = model.max_length();
+    let vocabulary = model.encoder().config().vocab_size as u64;
+    // Rows grow by different numbers of tokens, also by several behind a cache; some hundred at once are several blocks.
+    let few = [vec![3, 1, 7], vec![1, 1, 1], vec![1, 4, 1], vec![2, 1, 1]];
+    let many = [vec![9; 40], vec![1; 40], vec![1; 40]];
+    for kernels in every_table() {
+        let tolerance = match kernels.element {
+            Element::F32 | Element::Bf16(3) => 1e-5,
+            Element::Bf16(2) => 1e-4,
+            _ => 5e-2,
+        };
+        let decoder = Decoder::on(model.encoder(), model.parameters(), model.family(), kernels).unwrap();
+        for plan in [&few[..], &many[..]] {
+            let rows: Vec<Vec<u32>> = (0..plan[0].len())
+                .map(|row| {
+                    let rng = Rng::new(4, "tokens", row as u64);
+                    (0..longest as u64).map(|place| (u64::from(rng.u32(place)) % vocabulary) as u32).collect()
+                })
+                .collect();
+            let caches = |decoder: &Decoder| rows.iter().map(|_| decoder.cache(longest).unwrap()).collect::<Vec<_>>();
+            let (mut ours, mut theirs) = (caches(&decoder), caches(&twin));
+            for lengths in plan {
+                let step = |decoder: &Decoder, caches: &mut [retune::model::decoder::Cache]| {
+                    let parts = caches.iter_mut().zip(&rows).zip(lengths).enumerate();
+                    let mut steps: Vec<Step<'_>> = parts
+                        .map(|(row, ((cache, tokens), new))| Step {
+                            row,
+                            tokens: &tokens[cache.len()..cache.len() + new],
+                            cache,
+                        })
+                        .collect();
+                    decoder.forward(&mut steps).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                };
+                let (found, expected) = (step(&decoder, &mut ours), step(&twin, &mut theirs));
+                let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>();
+                let error = square(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+                let error = (error / square(&mut expected.iter().copied())).sqrt();
+                assert!(error < tolerance, "{}: {error:e}", kernels.name);
+            }
+        }
+    }
+}
+
+fn every_table() -> Vec<&'static Kernels> {
+    let mut tables: Vec<&Kernels> = available().into_iter().flat_map(|(ours, twin)| [ours, twin]).collect();
+    for precision in [Precision::Highest, Precision::High, Precision::Bf16] {
+        tables.extend(kernels_of(KernelPath::Emulated, precision));
+    }
+    tables
 }

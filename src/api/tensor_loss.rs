@@ -10,6 +10,7 @@ use crate::batch::Batch;
 use crate::error::{Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, type_name};
 use crate::head::spans;
+use crate::kernels::linear;
 use crate::tensor::arithmetic::as_float;
 use crate::tensor::loss::{self, CrossEntropy};
 use crate::tensor::ops;
@@ -39,7 +40,7 @@ mod losses {
     /// ```
     #[rhai_fn(name = "linear", return_raw)]
     pub fn linear_without_bias(x: Tensor, weight: Tensor) -> ScriptResult<Tensor> {
-        as_float(&x).and_then(|x| ops::linear(&x, &weight, None)).map_err(raise)
+        as_float(&x).and_then(|x| linear::linear(&x, &weight, None)).map_err(raise)
     }
 
     /// Layer normalisation over the last dimension, with a weight and a bias of its size; `eps` is added to the variance.

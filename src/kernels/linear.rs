@@ -1,11 +1,11 @@
 //! `x W^T + b` with its backward: three matrix products and a sum over rows.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::kernels::gemm::{Threads, View, Write, product};
-use crate::kernels::{Path, covers, path, values, with_values};
+use crate::kernels::{Path, covers, path, rows, values, with_values};
 use crate::tensor::ops;
 
 /// `x` of `(..., in)`, `weight` of `(out, in)`, `bias` of `(out)`, to `(..., out)`.
@@ -13,7 +13,12 @@ use crate::tensor::ops;
 /// # Errors
 /// Shapes that do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let Some(bias) = bias else { return ops::linear(x, weight, None) };
+    let Some(bias) = bias else {
+        return match few_rows(x, weight) {
+            true => Ok(x.contiguous()?.apply_op2(&weight.contiguous()?, FewRows)?),
+            false => ops::linear(x, weight, None),
+        };
+    };
     let fits = weight.rank() == 2
         && x.rank() >= 1
         && x.dims().last() == weight.dims().last()
@@ -24,6 +29,66 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
     Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?)
 }
+
+/// The most rows of `x` that are multiplied with the rows of the weight as they stand: reading the weight is most of the work.
+const FEW: usize = 4;
+
+/// Whether `x W^T` is that of a few rows, as when a language model's scores of the next token are asked for.
+fn few_rows(x: &Tensor, weight: &Tensor) -> bool {
+    path() != Path::Reference
+        && covers(&[x, weight])
+        && weight.rank() == 2
+        && x.rank() >= 1
+        && x.dims().last() == weight.dims().last()
+        && (1..=FEW * weight.dims()[1]).contains(&x.elem_count())
+        && weight.dims()[0] > 0
+}
+
+/// `x W^T` of a few rows.
+struct FewRows;
+
+impl CustomOp2 for FewRows {
+    fn name(&self) -> &'static str {
+        "linear of a few rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (n_rows, n_in, n_out) = sizes(x_layout.shape(), weight_layout.shape());
+        let (x, weight) = (values(x, x_layout)?, values(weight, weight_layout)?);
+        let mut y = vec![0.0; n_rows * n_out];
+        for (x, y) in x.chunks_exact(n_in).zip(y.chunks_exact_mut(n_out)) {
+            let parts = y.par_chunks_mut(OUTPUTS).zip(weight.par_chunks(OUTPUTS * n_in));
+            parts.for_each(|(y, weight)| rows::dots(x, weight, n_in, y));
+        }
+        let mut dims = x_layout.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = n_out;
+        }
+        Ok((CpuStorage::F32(y), Shape::from(dims)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (n_rows, n_in, n_out) = sizes(x.shape(), weight.shape());
+        let gradient = gradient.reshape((n_rows, n_out))?;
+        let dx = gradient.matmul(weight)?.reshape(x.shape())?;
+        Ok((Some(dx), Some(gradient.t()?.matmul(&x.reshape((n_rows, n_in))?)?)))
+    }
+}
+
+/// Outputs that one task computes.
+const OUTPUTS: usize = 256;
 
 struct Linear;
 

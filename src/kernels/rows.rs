@@ -44,6 +44,51 @@ simd! {
 }
 
 simd! {
+    /// `out = x + bias + residual`: [`residual`] with factors of 1.
+    pub fn residual_alone(x: &[f32], bias: &[f32], residual: &[f32], out: &mut [f32]) {
+        let n = out.len();
+        let (x, bias, residual) = (&x[..n], &bias[..n], &residual[..n]);
+        for i in 0..n {
+            out[i] = (x[i] + bias[i]) + residual[i];
+        }
+    }
+}
+
+simd! {
+    /// The products of a query with keys that stand `stride` apart.
+    pub fn dots(query: &[f32], keys: &[f32], stride: usize, scores: &mut [f32]) {
+        const LANES: usize = 16;
+        let whole = query.len() / LANES * LANES;
+        for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
+            let key = &key[..query.len()];
+            let mut lanes = [0.0f32; LANES];
+            for (q, k) in query[..whole].chunks_exact(LANES).zip(key[..whole].chunks_exact(LANES)) {
+                for ((q, k), lane) in q.iter().zip(k).zip(&mut lanes) {
+                    *lane += q * k;
+                }
+            }
+            for ((q, k), lane) in query[whole..].iter().zip(&key[whole..]).zip(&mut lanes) {
+                *lane += q * k;
+            }
+            *score = lanes.iter().sum();
+        }
+    }
+}
+
+simd! {
+    /// The sum of values that stand `stride` apart, each times its weight.
+    pub fn weighted_sum(weights: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
+        out.fill(0.0);
+        let n = out.len();
+        for (weight, value) in weights.iter().zip(values.chunks(stride)) {
+            for (out, value) in out.iter_mut().zip(&value[..n]) {
+                *out += weight * value;
+            }
+        }
+    }
+}
+
+simd! {
     /// Adds a row to sums in f64.
     pub fn add_to_sums(row: &[f32], sums: &mut [f64]) {
         for (sum, x) in sums.iter_mut().zip(row) {
@@ -65,10 +110,12 @@ simd! {
     }
 }
 
+/// √(2/π).
+const ROOT: f32 = 0.797_884_6;
+
 simd! {
     fn gelu_tanh(x: &mut [f32], bias: &[f32], slope: &mut [f32]) {
         // x/2 (1 + tanh u) with u = √(2/π) (x + 0.044715 x³), and 1 + tanh u = 2 σ(2 u).
-        const ROOT: f32 = 0.797_884_6;
         for ((x, bias), slope) in x.iter_mut().zip(bias).zip(slope) {
             let z = *x + bias;
             let u = ROOT * (z + 0.044_715 * z * z * z);
@@ -108,6 +155,38 @@ pub fn activate(activation: Activation, x: &mut [f32], bias: &[f32], slope: &mut
             (y, 1.0 - y * y)
         }),
         Activation::Linear => each(|z| (z, 1.0)),
+    }
+}
+
+simd! {
+    fn gelu_alone(x: &mut [f32], bias: &[f32]) {
+        for (x, bias) in x.iter_mut().zip(bias) {
+            let z = *x + bias;
+            *x = z * normal_cdf(z).0;
+        }
+    }
+}
+
+simd! {
+    fn gelu_tanh_alone(x: &mut [f32], bias: &[f32]) {
+        for (x, bias) in x.iter_mut().zip(bias) {
+            let z = *x + bias;
+            let u = ROOT * (z + 0.044_715 * z * z * z);
+            *x = z * (1.0 / (1.0 + exp(-2.0 * u)));
+        }
+    }
+}
+
+/// `x = f(x + bias)` to the bits of [`activate`], where nobody needs the slopes.
+pub fn activate_alone(activation: Activation, x: &mut [f32], bias: &[f32]) {
+    let mut each = |f: fn(f32) -> f32| x.iter_mut().zip(bias).for_each(|(x, bias)| *x = f(*x + bias));
+    match activation {
+        Activation::Gelu => gelu_alone(x, bias),
+        Activation::GeluTanh => gelu_tanh_alone(x, bias),
+        Activation::Silu => each(|z| z * (1.0 / (1.0 + exp(-z)))),
+        Activation::Relu => each(|z| if z > 0.0 { z } else { 0.0 }),
+        Activation::Tanh => each(f32::tanh),
+        Activation::Linear => each(|z| z),
     }
 }
 
@@ -193,6 +272,45 @@ simd! {
         let sum = lanes.iter().sum::<f32>();
         for (p, g) in probabilities.iter().zip(gradient) {
             *g = p * (*g - sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_activation_is_the_same_without_its_slopes() {
+        use Activation::{Gelu, GeluTanh, Linear, Relu, Silu, Tanh};
+        let z: Vec<f32> = (-300..=300).map(|i| i as f32 * 0.037).collect();
+        let bias: Vec<f32> = (0..z.len()).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect();
+        for activation in [Gelu, GeluTanh, Silu, Relu, Tanh, Linear] {
+            let (mut with, mut alone, mut slopes) = (z.clone(), z.clone(), z.clone());
+            activate(activation, &mut with, &bias, &mut slopes);
+            activate_alone(activation, &mut alone, &bias);
+            assert!(with.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()), "{activation:?}");
+        }
+    }
+
+    #[test]
+    fn sums_over_rows_apart_are_those_of_plain_loops() {
+        for size in [1, 16, 17, 32, 64, 75] {
+            let (stride, n) = (size + 5, 9);
+            let values: Vec<f32> = (0..stride * n).map(|i| (i * 37 % 101) as f32 / 101.0 - 0.5).collect();
+            let query = &values[3..3 + size];
+            let (mut scores, mut out) = (vec![0.0; n], vec![7.0; size]);
+            dots(query, &values, stride, &mut scores);
+            weighted_sum(&scores, &values, stride, &mut out);
+            let at = |row: usize, column: usize| f64::from(values[row * stride + column]);
+            for (row, score) in scores.iter().enumerate() {
+                let exact: f64 = (0..size).map(|column| f64::from(query[column]) * at(row, column)).sum();
+                assert!((f64::from(*score) - exact).abs() < 1e-5);
+            }
+            for (column, sum) in out.iter().enumerate() {
+                let exact: f64 = (0..n).map(|row| f64::from(scores[row]) * at(row, column)).sum();
+                assert!((f64::from(*sum) - exact).abs() < 1e-5);
+            }
         }
     }
 }

@@ -1,14 +1,18 @@
 //! A causal encoder token by token: what was seen stays in a key-value cache, so that each new token costs one token.
 //!
 //! The parameters of an encoder flow in by their names, and new tokens of several rows; the last hidden state of each row
-//! flows out. Rows have any lengths, and nothing is padded. Nothing here is differentiable: training is `encoder`'s story.
+//! flows out. Rows have any lengths, and nothing is padded. Nothing here is differentiable: training is `encoder`'s story. Where
+//! this machine has kernels for it, the fused encoder computes (`fused::decoding`); what stands here is its twin, and runs elsewhere.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Place, Result, What};
 use crate::kernels::activation::activation;
 use crate::kernels::norm::layer_norm;
+use crate::kernels::tiles::Kernels;
+use crate::model::encoder::Encoder;
 use crate::model::family::{EncoderConfig, Family, Norms};
+use crate::model::fused::{Decoding, NewTokens, Seen};
 use crate::model::layers::Stored;
 use crate::model::parameters::Parameters;
 use crate::tensor::ops;
@@ -21,6 +25,7 @@ pub struct Decoder {
     position: Tensor,
     layers: Vec<Layer>,
     final_norm: Norm,
+    fused: Option<Decoding>,
 }
 
 #[derive(Debug)]
@@ -53,6 +58,8 @@ pub struct Cache {
     layers: Vec<[Tensor; 2]>,
     length: usize,
     capacity: usize,
+    /// What the fused encoder keeps instead.
+    seen: Seen,
 }
 
 impl Cache {
@@ -83,7 +90,25 @@ impl Decoder {
     ///
     /// # Errors
     /// A family that looks at the tokens behind, or is not built as GPT-2 is.
-    pub fn new(parameters: &Parameters, family: &Family, config: &EncoderConfig) -> Result<Self> {
+    pub fn new(encoder: &Encoder, parameters: &Parameters, family: &Family) -> Result<Self> {
+        let plain = Self::plain(parameters, family, encoder.config())?;
+        Ok(Decoder { fused: encoder.decoding(None)?, ..plain })
+    }
+
+    /// As [`Decoder::new`], on these kernels.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn on(encoder: &Encoder, parameters: &Parameters, family: &Family, kernels: &'static Kernels) -> Result<Self> {
+        let plain = Self::plain(parameters, family, encoder.config())?;
+        Ok(Decoder { fused: encoder.decoding(Some(kernels))?, ..plain })
+    }
+
+    /// The twin of the fused decoder, of single operations.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn plain(parameters: &Parameters, family: &Family, config: &EncoderConfig) -> Result<Self> {
         let names = family.names;
         let (Some(together), Some(final_norm), true, Norms::Before, Stored::InOut) =
             (names.query_key_value, names.final_norm, config.is_causal, config.norms, names.stored)
@@ -117,6 +142,7 @@ impl Decoder {
             position: tensor(full(names.position) + ".weight")?,
             layers: (0..config.n_layers).map(layer).collect::<Result<_>>()?,
             final_norm: norm(&full(final_norm))?,
+            fused: None,
         })
     }
 
@@ -125,9 +151,12 @@ impl Decoder {
     /// # Errors
     /// Not enough memory.
     pub fn cache(&self, capacity: usize) -> Result<Cache> {
+        if self.fused.is_some() {
+            return Ok(Cache { layers: Vec::new(), length: 0, capacity, seen: Seen::default() });
+        }
         let zeros = || Tensor::zeros((capacity, self.config.hidden_size), DType::F32, self.device());
         let layers = self.layers.iter().map(|_| Ok([zeros()?, zeros()?])).collect::<Result<_>>()?;
-        Ok(Cache { layers, length: 0, capacity })
+        Ok(Cache { layers, length: 0, capacity, seen: Seen::default() })
     }
 
     fn device(&self) -> &Device {
@@ -141,6 +170,16 @@ impl Decoder {
     pub fn forward(&self, steps: &mut [Step<'_>]) -> Result<Tensor> {
         for step in steps.iter() {
             self.check(step)?;
+        }
+        if let Some(fused) = &self.fused {
+            let hidden = {
+                let rows = steps.iter_mut().map(|step| NewTokens { tokens: step.tokens, seen: &mut step.cache.seen });
+                fused.forward(&mut rows.collect::<Vec<_>>())?
+            };
+            for step in steps.iter_mut() {
+                step.cache.length = step.cache.seen.len();
+            }
+            return Ok(hidden); // (rows, hidden)
         }
         let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
         let places = steps.iter().flat_map(|step| step.cache.length..step.cache.length + step.tokens.len());
@@ -236,6 +275,17 @@ impl Decoder {
             return too_large("position", end - 1, self.config.max_length(), "the position table", hint);
         }
         Ok(())
+    }
+}
+
+impl Encoder {
+    /// The weights as they are now, for generating text on these kernels, or on those of this process; `None` where there are
+    /// none, or where the fused operation does not cover the encoder.
+    fn decoding(&self, kernels: Option<&'static Kernels>) -> Result<Option<Decoding>> {
+        let Some(fused) = &self.fused else { return Ok(None) };
+        let Some(kernels) = kernels.or_else(|| fused.kernels()) else { return Ok(None) };
+        let scales = (0..self.layers.len()).map(|number| self.scale(number) as f32).collect();
+        Decoding::new(fused.clone(), kernels, scales).map(Some)
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Encoder {
     pub(super) projection: Option<Linear>,
     pub(super) layers: Vec<Layer>,
     pub(super) final_norm: Option<LayerNorm>,
-    fused: Option<Arc<Fused>>,
+    pub(super) fused: Option<Arc<Fused>>,
 }
 
 #[derive(Debug)]
@@ -315,7 +315,7 @@ impl Encoder {
     }
 
     /// What a layer's attention scores are multiplied by.
-    fn scale(&self, number: usize) -> f64 {
+    pub(super) fn scale(&self, number: usize) -> f64 {
         let width = (self.config.hidden_size / self.config.n_heads) as f64;
         let by_width = if self.config.scales_scores { 1.0 / width.sqrt() } else { 1.0 };
         if self.config.scales_scores_by_layer { by_width / (number + 1) as f64 } else { by_width }

@@ -91,7 +91,7 @@ fn with_cache(
     settings: &GenerationSettings,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<()> {
-    let decoder = Decoder::new(model.parameters(), model.family(), model.encoder().config())?;
+    let decoder = Decoder::new(model.encoder(), model.parameters(), model.family())?;
     let caches = sequences.iter().map(|sequence| decoder.cache(sequence.longest));
     let mut caches: Vec<Cache> = caches.collect::<Result<_>>()?;
     run(model, sequences, settings, tokenizer, |active| {

@@ -22,6 +22,7 @@ mod pack;
 mod pack_avx512;
 mod portable;
 
+use crate::kernels::pages;
 use crate::kernels::profile::{self, Part};
 use rayon::prelude::*;
 
@@ -134,6 +135,10 @@ impl Operand {
         (self.sides, self.depth) = (side.div_ceil(SIDE), depth);
         let lines = self.sides * depth.div_ceil(DEPTH) * element.tile_lines();
         if self.lines.len() != lines {
+            if self.lines.capacity() < lines {
+                self.lines = Vec::with_capacity(lines);
+                pages::prefer_large(self.lines.spare_capacity_mut());
+            }
             self.lines.resize(lines, Line([0; 64]));
         }
     }
@@ -180,17 +185,26 @@ impl Kernels {
     }
 
     /// `out = a b` for a few rows, as [`Kernels::product`] writes it and to the same bits: the columns are shared out over the
-    /// threads, because reading `b` is most of the work.
+    /// threads, because reading `b` is most of the work. `finish` gets each stretch of a row with its first column.
     ///
     /// # Panics
     /// As [`Kernels::product`].
-    pub fn product_of_few_rows(&self, a: Tiles<'_>, b: Tiles<'_>, rows: usize, out: &mut [f32], row_length: usize) {
+    pub fn product_of_few_rows(
+        &self,
+        a: Tiles<'_>,
+        b: Tiles<'_>,
+        rows: usize,
+        out: &mut [f32],
+        row_length: usize,
+        finish: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
         const COLUMNS: usize = 4;
         let own = |task: usize| {
             let part = b.part(task * COLUMNS, COLUMNS.min(b.sides - task * COLUMNS));
             let length = part.sides * SIDE;
             let mut values = vec![0.0; rows.next_multiple_of(SIDE) * length];
             self.product(a, part, rows, &mut values, length, Write::Replace);
+            values.chunks_exact_mut(length).take(rows).for_each(|row| finish(task * COLUMNS * SIDE, row));
             (length, values)
         };
         let parts: Vec<_> = (0..b.sides.div_ceil(COLUMNS)).into_par_iter().with_max_len(1).map(own).collect();
@@ -355,8 +369,13 @@ mod tests {
                     kernels.pack(Pack::TransposedB, Source::rows(&right, columns, depth), &mut b);
                     let row_length = columns.next_multiple_of(SIDE) + 16;
                     let (mut shared, mut single) = (vec![0.5f32; 48 * row_length], vec![0.5f32; 48 * row_length]);
-                    kernels.product_of_few_rows(a.tiles(), b.tiles(), rows, &mut shared, row_length);
+                    let finish = |first: usize, row: &mut [f32]| {
+                        row.iter_mut().enumerate().for_each(|(column, x)| *x += (first + column) as f32);
+                    };
+                    kernels.product_of_few_rows(a.tiles(), b.tiles(), rows, &mut shared, row_length, finish);
                     kernels.product(a.tiles(), b.tiles(), rows, &mut single, row_length, Write::Replace);
+                    let width = columns.next_multiple_of(SIDE);
+                    single.chunks_exact_mut(row_length).for_each(|row| finish(0, &mut row[..width]));
                     let n = rows * row_length;
                     assert_eq!(shared[..n], single[..n], "{} {rows} {columns} {depth}", kernels.name);
                 }

@@ -79,11 +79,11 @@ impl<'a> Head<'a> {
         if self.n_tokens <= KEPT { self.n_tokens * self.keys_length() } else { 0 }
     }
 
-    /// Writes the head's columns of `context`, whose rows are `context_length` long, and the probabilities to be `kept`, if any.
+    /// Gives the head's part of the context of each token, by its place in the block, and writes the probabilities to be
+    /// `kept`, if any.
     pub(super) fn forward(
         &self,
-        context: &mut [f32],
-        context_length: usize,
+        mut context: impl FnMut(usize, &[f32]),
         kept: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
@@ -115,8 +115,7 @@ impl<'a> Head<'a> {
             let out = room(out, n, width);
             self.kernels.product(left.tiles(), v.tiles(), n, out, width, Write::Replace);
             for (place, out) in out.chunks_exact(width).take(n).enumerate() {
-                let at = (self.start + first + place) * context_length + self.column;
-                context[at..at + self.size].copy_from_slice(&out[..self.size]);
+                context(self.start + first + place, &out[..self.size]);
             }
         }
     }

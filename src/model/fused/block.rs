@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::batch::Batch;
+use crate::kernels::pages;
 use crate::kernels::tiles::Operand;
 use crate::model::fused::weights::padded;
 
@@ -21,13 +21,14 @@ pub(super) struct Span {
 }
 
 /// Cuts a batch into blocks of whole rows, about a sixth of its tokens each.
-pub(super) fn spans(batch: &Batch) -> Vec<Span> {
-    let target = (batch.n_tokens() / 6).clamp(TARGET.0, TARGET.1);
+/// `starts` says where each row starts, and where the last one ends.
+pub(super) fn spans(starts: &[usize]) -> Vec<Span> {
+    let target = (starts.last().copied().unwrap_or(0) / 6).clamp(TARGET.0, TARGET.1);
     let mut spans = Vec::new();
     let mut first = 0;
-    for row in 0..batch.n_rows() {
-        let tokens = batch.starts[first]..batch.starts[row + 1];
-        let next = batch.starts.get(row + 2).map_or(usize::MAX, |end| end - tokens.start);
+    for row in 0..starts.len().saturating_sub(1) {
+        let tokens = starts[first]..starts[row + 1];
+        let next = starts.get(row + 2).map_or(usize::MAX, |end| end - tokens.start);
         // The row that would take the block over its target by more than leaving it out falls short of it begins the next.
         if next == usize::MAX || next.saturating_sub(target) > target.saturating_sub(tokens.len()) {
             spans.push(Span { rows: first..row + 1, tokens });
@@ -133,6 +134,10 @@ impl Block {
 /// Makes a vector `n` long; what stands in it does not matter, so what was there stays.
 pub(super) fn sized(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
     if values.len() < n {
+        if values.is_empty() {
+            *values = Vec::with_capacity(n);
+            pages::prefer_large(values.spare_capacity_mut());
+        }
         values.resize(n, 0.0);
     }
     &mut values[..n]

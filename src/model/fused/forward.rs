@@ -11,7 +11,7 @@ use crate::kernels::tiles::{Kernels, Operand, Pack, SIDE, Source, Write};
 use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
 use crate::model::fused::attention::Head;
-use crate::model::fused::block::{Block, LayerMemory, Scratch, Span, room, room_for, sized};
+use crate::model::fused::block::{AttentionScratch, Block, LayerMemory, Scratch, Span, room, room_for, sized};
 use crate::model::fused::weights::{Matrix, PackedMatrix, PackedNorm, padded};
 use crate::model::fused::{Fused, Packed};
 use crate::tensor::rng::stream_hash;
@@ -162,6 +162,32 @@ impl Fused {
     }
 
     fn layer_forward(&self, pass: &Pass, number: usize, block: &mut Block) {
+        let layer = &pass.layers[number];
+        let (span, stride) = (block.span.clone(), padded(self.config.hidden_size));
+        self.layer(pass, number, block, |Attention { qkv, context, probabilities, scratch }| {
+            if pass.has_few_rows && pass.keep == Keep::Nothing {
+                return self.heads_side_by_side(pass, layer, &span, qkv, context);
+            }
+            let mut kept = match pass.keep {
+                Keep::Nothing => &mut [][..],
+                _ => sized(probabilities, self.n_kept(pass, layer, &span, qkv)),
+            };
+            self.heads(pass, layer, &span, qkv, |head| {
+                let n_kept = head.n_kept().min(kept.len());
+                let (own, others) = std::mem::take(&mut kept).split_at_mut(n_kept);
+                let (column, size) = (head.column, head.size);
+                head.forward(
+                    |place, out| context[place * stride + column..][..size].copy_from_slice(out),
+                    own,
+                    scratch,
+                );
+                kept = others;
+            });
+        });
+    }
+
+    /// One layer, whose attention `attend` computes.
+    pub(super) fn layer(&self, pass: &Pass, number: usize, block: &mut Block, attend: impl FnOnce(Attention<'_>)) {
         let _part = profile::begin(profile::Part::Rows);
         let (layer, packed, layer_pass) = (&self.layers[number], &pass.packed.layers[number], &pass.layers[number]);
         let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
@@ -190,25 +216,14 @@ impl Fused {
         keep(&layer.matrices[0], source, qkv_input);
         let width = layer.matrices[0].width();
         let qkv = room(qkv, n, width);
-        multiply(pass, source, &packed.matrices[0], left, qkv);
-        for row in qkv.chunks_exact_mut(padded(width)).take(n) {
-            rows::add(row, &packed.matrices[0].bias);
-        }
+        let bias = &packed.matrices[0].bias;
+        multiply(pass, source, &packed.matrices[0], left, qkv, |first, row| rows::add(row, &bias[first..]));
         let context = room(context, n, hidden);
-        let mut kept = match pass.keep {
-            Keep::Nothing => &mut [][..],
-            _ => sized(probabilities, self.n_kept(pass, layer_pass, span, qkv)),
-        };
-        self.heads(pass, layer_pass, span, qkv, |head| {
-            let n_kept = head.n_kept().min(kept.len());
-            let (own, others) = std::mem::take(&mut kept).split_at_mut(n_kept);
-            head.forward(context, stride, own, attention);
-            kept = others;
-        });
+        attend(Attention { qkv, context, probabilities, scratch: attention });
         let source = strip(context, hidden, n);
         keep(&layer.matrices[1], source, output_input);
         let mixed = room(mixed, n, hidden);
-        multiply(pass, source, &packed.matrices[1], left, mixed);
+        multiply(pass, source, &packed.matrices[1], left, mixed, |_, _| {});
 
         // The residual, and the norm behind or before it.
         let middle = room(middle, n, hidden);
@@ -222,15 +237,20 @@ impl Fused {
         keep(&layer.matrices[2], source, wide_input);
         let inner = self.config.intermediate_size;
         let wide = room(wide, n, inner);
-        let slopes = room(slopes, n, inner);
-        multiply(pass, source, &packed.matrices[2], left, wide);
-        let inner_stride = padded(inner);
-        for (row, slopes) in wide.chunks_exact_mut(inner_stride).zip(slopes.chunks_exact_mut(inner_stride)).take(n) {
-            rows::activate(self.config.activation, &mut row[..inner], &packed.matrices[2].bias, &mut slopes[..inner]);
+        let (activation, bias) = (self.config.activation, &packed.matrices[2].bias);
+        if pass.keep == Keep::Nothing {
+            let finish = |first: usize, row: &mut [f32]| rows::activate_alone(activation, row, &bias[first..]);
+            multiply(pass, source, &packed.matrices[2], left, wide, finish);
+        } else {
+            multiply(pass, source, &packed.matrices[2], left, wide, |_, _| {});
+            let (slopes, stride) = (room(slopes, n, inner), padded(inner));
+            for (row, slopes) in wide.chunks_exact_mut(stride).zip(slopes.chunks_exact_mut(stride)).take(n) {
+                rows::activate(activation, &mut row[..inner], bias, &mut slopes[..inner]);
+            }
         }
         let source = strip(wide, inner, n);
         keep(&layer.matrices[3], source, narrow_input);
-        multiply(pass, source, &packed.matrices[3], left, mixed);
+        multiply(pass, source, &packed.matrices[3], left, mixed, |_, _| {});
         let ends = Ends { dropout: &layer_pass.dropout[1], bias: &packed.matrices[3].bias, first: span.tokens.start };
         if norms_before {
             let residual = room(second_input, n, hidden);
@@ -242,6 +262,31 @@ impl Fused {
         }
     }
 
+    /// The heads of a few rows, shared out over the threads.
+    pub(super) fn heads_side_by_side(
+        &self,
+        pass: &Pass,
+        layer: &LayerPass,
+        span: &Span,
+        qkv: &[f32],
+        context: &mut [f32],
+    ) {
+        let mut all = Vec::new();
+        self.heads(pass, layer, span, qkv, |head| all.push(head));
+        let own = |scratch: &mut AttentionScratch, head: &Head<'_>| {
+            let mut out = Vec::with_capacity(head.n_tokens * head.size);
+            head.forward(|_, part| out.extend_from_slice(part), &mut [], scratch);
+            out
+        };
+        let parts: Vec<Vec<f32>> = all.par_iter().with_min_len(2).map_init(AttentionScratch::default, own).collect();
+        for (head, out) in all.iter().zip(parts) {
+            for (place, part) in out.chunks_exact(head.size).enumerate() {
+                let at = (head.start + place) * padded(self.config.hidden_size) + head.column;
+                context[at..at + head.size].copy_from_slice(part);
+            }
+        }
+    }
+
     /// How many probabilities a block keeps.
     fn n_kept(&self, pass: &Pass, layer: &LayerPass, span: &Span, qkv: &[f32]) -> usize {
         let mut n = 0;
@@ -250,13 +295,13 @@ impl Fused {
     }
 
     /// Calls `each` with every row and head of a block.
-    pub(super) fn heads(
+    pub(super) fn heads<'a>(
         &self,
         pass: &Pass,
-        layer: &LayerPass,
+        layer: &'a LayerPass,
         span: &Span,
-        qkv: &[f32],
-        mut each: impl FnMut(Head<'_>),
+        qkv: &'a [f32],
+        mut each: impl FnMut(Head<'a>),
     ) {
         let _part = profile::begin(profile::Part::Attention);
         let (n_heads, hidden) = (self.config.n_heads, self.config.hidden_size);
@@ -291,15 +336,23 @@ pub(super) fn strip(values: &[f32], width: usize, n: usize) -> Source<'_> {
     Source { values, row_length: padded(width), rows: n, columns: width }
 }
 
-/// A product behind a strip, into whole rows of the matrix's width.
-fn multiply(pass: &Pass, source: Source<'_>, matrix: &PackedMatrix, left: &mut Operand, out: &mut [f32]) {
+/// A product behind a strip, into whole rows of the matrix's width. `finish` gets stretches of them with their first columns.
+fn multiply(
+    pass: &Pass,
+    source: Source<'_>,
+    matrix: &PackedMatrix,
+    left: &mut Operand,
+    out: &mut [f32],
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) {
     pass.kernels.pack(Pack::A, source, left);
     let (left, right) = (left.tiles(), matrix.forward.tiles());
     let length = padded(matrix.forward.sides() * SIDE);
     if pass.has_few_rows {
-        pass.kernels.product_of_few_rows(left, right, source.rows, out, length);
+        pass.kernels.product_of_few_rows(left, right, source.rows, out, length, finish);
     } else {
         pass.kernels.product(left, right, source.rows, out, length, Write::Replace);
+        out.chunks_exact_mut(length).take(source.rows).for_each(|row| finish(0, row));
     }
 }
 
@@ -308,6 +361,17 @@ fn norm_rows(norm: &PackedNorm, x: &[f32], out: &mut [f32], width: usize, n: usi
     for (x, out) in x.chunks_exact(stride).zip(out.chunks_exact_mut(stride)).take(n) {
         rows::layer_norm(&x[..width], &norm.weight, &norm.bias, norm.eps, &mut out[..width]);
     }
+}
+
+/// What attention is computed from, and where it goes.
+pub(super) struct Attention<'a> {
+    /// Queries, keys and values of the block's tokens, each filled up to whole tiles.
+    pub(super) qkv: &'a [f32],
+    /// `(tokens, padded(hidden))`.
+    pub(super) context: &'a mut [f32],
+    /// Those that are kept for the backward.
+    pub(super) probabilities: &'a mut Vec<f32>,
+    pub(super) scratch: &'a mut AttentionScratch,
 }
 
 /// What ends a part of a layer: the bias of its last product, dropout, the residual.
@@ -327,11 +391,7 @@ impl Ends<'_> {
             let (x, residual, out) = (&x[..width], &residual[..width], &mut out[..width]);
             match self.dropout.factors(self.first + place, width, factors) {
                 Some(factors) => rows::residual(x, self.bias, factors, residual, out),
-                None => {
-                    let ones = sized(factors, width);
-                    ones.fill(1.0);
-                    rows::residual(x, self.bias, ones, residual, out);
-                }
+                None => rows::residual_alone(x, self.bias, residual, out),
             }
         }
     }

@@ -8,6 +8,7 @@
 mod attention;
 mod backward;
 mod block;
+mod decoding;
 mod embeddings;
 mod forward;
 mod gradients;
@@ -16,7 +17,6 @@ mod weights;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::batch::Batch;
 use crate::error::Result;
 use crate::kernels::tiles::{Kernels, Precision, kernels};
 use crate::model::encoder::{Encoder, Layer, Projections};
@@ -25,6 +25,7 @@ use crate::model::gradient::{Buffer, Gradient, Pool};
 use crate::model::layers::{Embedding, LayerNorm};
 use crate::model::parameters::{self, Parameter};
 use block::Block;
+pub(super) use decoding::{Decoding, NewTokens, Seen};
 use forward::Keep;
 pub(super) use operation::Call;
 use weights::{Directions, Matrix, PackedMatrix, PackedNorm};
@@ -155,9 +156,9 @@ impl Fused {
     }
 
     /// Blocks for a batch, those of an earlier one where they are free.
-    fn take_blocks(&self, batch: &Batch) -> Vec<Block> {
+    fn take_blocks(&self, starts: &[usize]) -> Vec<Block> {
         let mut blocks = lock(&self.blocks).pop().unwrap_or_default();
-        let spans = block::spans(batch);
+        let spans = block::spans(starts);
         blocks.truncate(spans.len());
         blocks.resize_with(spans.len(), Block::default);
         for (block, span) in blocks.iter_mut().zip(spans) {

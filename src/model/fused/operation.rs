@@ -19,7 +19,7 @@ use crate::model::fused::{Checkpointing, Fused, lock};
 use crate::model::parameters;
 
 /// Tokens of a batch whose products the threads share: a sentence or two, which are one block.
-const FEW_ROWS: usize = 48;
+pub(super) const FEW_ROWS: usize = 48;
 
 /// What one call of the encoder is made of.
 pub(in crate::model) struct Call<'a> {
@@ -59,19 +59,24 @@ impl Fused {
             true if self.checkpointing() == Checkpointing::On => Keep::Inputs,
             true => Keep::Everything,
         };
+        let mut blocks = self.take_blocks(&batch.starts);
         let pass = Pass {
             kernels,
             packed: self.packed(kernels, keep)?,
             keep,
-            has_few_rows: batch.n_tokens() <= FEW_ROWS,
+            // Without a backward a single block is shared too, whatever its size.
+            has_few_rows: batch.n_tokens() <= FEW_ROWS || (keep == Keep::Nothing && blocks.len() == 1),
             inputs: Inputs::of(batch, positions, types_are_tokens)?,
             starts: batch.starts.clone(),
             key_lengths: batch.key_lengths.clone(),
             embedding_dropout: Dropout::new(batch.draw, self.config.embedding_dropout, "embeddings", &numbers),
             layers: layers.collect(),
         };
-        let mut blocks = self.take_blocks(batch);
-        let hidden = self.forward(&pass, &mut blocks)?;
+        let hidden = match pass.has_few_rows {
+            // Within a worker thread the next task begins where the last one ended, without waking anybody.
+            true => rayon::scope(|_| self.forward(&pass, &mut blocks))?,
+            false => self.forward(&pass, &mut blocks)?,
+        };
         let shape = (batch.n_tokens(), self.config.hidden_size);
         let device = batch.input_ids.device();
         if keep == Keep::Nothing {
