@@ -34,6 +34,7 @@ mod metrics;
 mod ner;
 mod optimizer;
 mod parity;
+mod paths;
 mod plugin;
 mod questions;
 mod recipes;

@@ -71,7 +71,7 @@ fn lists(value: &Value) -> Vec<Vec<f64>> {
 }
 
 /// Found lists, each cut to the length of the expected one: language models' references keep a token's first 16 scores.
-fn paired(found: &Value, expected: &Value, task: &str) -> Vec<(Vec<f64>, Vec<f64>)> {
+pub(crate) fn paired(found: &Value, expected: &Value, task: &str) -> Vec<(Vec<f64>, Vec<f64>)> {
     let (found, expected) = (lists(found), lists(expected));
     assert_eq!(found.len(), expected.len());
     let pair = |(mut found, expected): (Vec<f64>, Vec<f64>)| {
@@ -84,7 +84,7 @@ fn paired(found: &Value, expected: &Value, task: &str) -> Vec<(Vec<f64>, Vec<f64
     found.into_iter().zip(expected).map(pair).collect()
 }
 
-fn worst(pairs: &[(Vec<f64>, Vec<f64>)]) -> f64 {
+pub(crate) fn worst(pairs: &[(Vec<f64>, Vec<f64>)]) -> f64 {
     let pairs = pairs.iter().flat_map(|(found, expected)| found.iter().zip(expected));
     pairs.map(|(found, expected)| (found - expected).abs()).fold(0.0, f64::max)
 }
