@@ -1,6 +1,6 @@
 //! Speed of the engine on this machine, in one run: matrix rates, whole training steps, where their time goes, inference, memory.
 //!
-//!     cargo bench --bench engine [-- quick]
+//!     cargo bench --bench engine [-- quick | inference]
 //!
 //! Training is measured as users have it: the `retune` command runs a recipe, and the time between two logged steps is a step, data,
 //! head, clipping, optimizer and logging included. A table goes to standard output, all figures to `target/engine-bench.json`.
@@ -57,7 +57,12 @@ trainer.train();
 "#;
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "quick");
+    let asked = |word: &str| std::env::args().any(|argument| argument == word);
+    if asked("inference") {
+        inference();
+        return;
+    }
+    let quick = asked("quick");
     let mut figures = Map::new();
     let mut rates = Vec::new();
     println!("matrix products on one thread, GFLOP/s");
@@ -139,7 +144,6 @@ fn main() {
         }
     }
     figures.insert("steps".into(), Value::from(steps));
-    println!("\ninference of the MiniLM shape, encoder alone");
     figures.insert("inference".into(), Value::from(inference()));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/engine-bench.json");
     let text = serde_json::to_string_pretty(&Value::Object(figures)).expect("figures are plain numbers and names");
@@ -201,6 +205,7 @@ fn peer(shared: &Path, work: &Work, dtype: &str) -> Option<Run> {
 
 /// Forward passes of the encoder: many rows, and one sentence.
 fn inference() -> Vec<Value> {
+    println!("\ninference of the MiniLM shape, encoder alone");
     let config = json!({
         "model_type": "bert", "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
         "intermediate_size": 1536,
