@@ -27,6 +27,7 @@ mod kernels;
 mod language_models;
 mod layers;
 mod loading;
+mod loop_reload;
 mod losses;
 mod live_run;
 mod lr_find;

@@ -178,6 +178,24 @@ fn a_hundred_broken_edits_leave_no_trace() {
     }
 }
 
+/// What is left where a disk is full or an editor fails does not begin the recipe again.
+#[test]
+fn a_script_that_is_empty_is_no_edit() {
+    let edits = |step: usize| -> Edits {
+        match step {
+            3 => vec![("recipe.rhai", Some(String::new()))],
+            5 => vec![("helper.rhai", Some("\n".into()))],
+            7 => vec![("recipe.rhai", Some(RECIPE.into())), ("helper.rhai", Some(HELPER.into()))],
+            _ => Vec::new(),
+        }
+    };
+    let edited = run_with(&FILES, Reruns::WhereNeeded, edits, |_, _| Vec::new());
+    assert_eq!(edited.failed, None, "{}", edited.shown);
+    assert_eq!(edited.outcomes(), [Outcome::Refused; 2], "{}", edited.shown);
+    assert!(edited.shown.contains("script `recipe.rhai` is empty"), "{}", edited.shown);
+    assert!(edited.weights == undisturbed().weights);
+}
+
 #[test]
 fn a_version_that_fails_later_is_rolled_back_and_the_run_goes_on() {
     let bad_loss = RECIPE.replace(

@@ -134,13 +134,55 @@ fn a_baked_recipe_is_one_that_people_read() {
     assert!(text.contains(changes), "{text}");
 }
 
-#[test]
-fn a_run_in_which_a_version_was_used_for_a_while_is_not_baked() {
-    let text = RECIPE.replace(
-        "fn compute_loss(output, batch) {",
-        "fn compute_loss(output, batch) { if current_update() > 7 { throw \"late\" }",
-    );
+/// The recipe of a run with one edit at update 6, baked, gives the same bits.
+fn bakes_to_the_same_bits(text: String, outcomes: &[Outcome]) -> String {
     let edited = run(&FILES, crate::live_run::once(5, "recipe.rhai", text));
+    assert_eq!(edited.failed, None, "{}", edited.shown);
+    assert_eq!(edited.outcomes(), outcomes, "{}", edited.shown);
+    let baked = bake(&Recorded::read(&edited.out).unwrap()).unwrap();
+    for (name, text) in &baked {
+        std::fs::write(name, text).unwrap();
+    }
+    let (weights, history, shown) = run_baked(edited.folder.path(), &baked[0].0);
+    assert_eq!(history, edited.history, "{shown}\n{}", baked[0].1);
+    assert!(weights == edited.weights, "other weights");
+    baked[0].1.clone()
+}
+
+#[test]
+fn a_run_in_which_a_version_was_taken_back_is_baked() {
+    use Outcome::{Adopted, RolledBack};
+    // A loss that is used for two updates and fails in the third, and a callback that fails when it has been in use.
+    let loss = RECIPE
+        .replace(
+            "fn compute_loss(output, batch) {",
+            "fn compute_loss(output, batch) { if current_update() > 7 { throw \"late\" }",
+        )
+        .replace("helper::scaled(cross_entropy(output, batch.labels))", "cross_entropy(output, batch.labels) * 3.0");
+    let text = bakes_to_the_same_bits(loss, &[Adopted, RolledBack]);
+    assert!(text.contains("if current_update() <= 5") && text.contains("if current_update() <= 7"), "{text}");
+    let callback = RECIPE.replace(
+        "if state.global_step == 1000 {",
+        "if state.global_step > 8 { throw \"late\" } if state.global_step == 1000 {",
+    );
+    bakes_to_the_same_bits(callback, &[Adopted, RolledBack]);
+    // What fails at once has done nothing, but what came with it has changed arguments.
+    let both = RECIPE
+        .replace("if state.global_step == 1000 {", "if state.no_such_key == 1000 {")
+        .replace("learning_rate: 1e-3", "learning_rate: 2e-3");
+    let text = bakes_to_the_same_bits(both, &[Adopted, RolledBack]);
+    assert!(text.contains("#{ step: 5, learning_rate: 0.002 }"), "{text}");
+}
+
+#[test]
+fn a_version_that_was_used_in_part_of_an_update_is_not_baked() {
+    let text = RECIPE
+        .replace("helper::scaled(cross_entropy(output, batch.labels))", "cross_entropy(output, batch.labels) * 3.0")
+        .replace("if state.global_step == 1000 {", "if state.no_such_key == 1000 {");
+    let edited = run(&FILES, crate::live_run::once(5, "recipe.rhai", text));
+    assert_eq!(edited.outcomes(), [Outcome::Adopted, Outcome::RolledBack], "{}", edited.shown);
+    assert!(edited.ledger[1].called.contains(&"compute_loss".to_string()), "{:?}", edited.ledger);
     let error = bake(&Recorded::read(&edited.out).unwrap()).unwrap_err();
-    assert!(error.to_string().contains("was rolled back"), "{error}");
+    let said = "`compute_loss` was called at step 6 by a version that was taken back then";
+    assert!(error.to_string().contains(said), "{error}");
 }

@@ -104,6 +104,30 @@ fn thirty_edits_end_as_a_cold_run_of_the_last_text() {
     assert!(log.contains("cache  encode") && log.contains(": hit"), "{log}");
 }
 
+/// A recipe that waits for a script which is not there runs when that is written, and so does one that could not be read.
+#[test]
+fn a_script_that_was_missing_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path();
+    write(place, &[("recipe.rhai", &marked(RECIPE, 0)), FILES[2]]);
+    let _running = watch(place, &[]);
+    let wait_for_log = |text: &str, times: usize| {
+        let end = Instant::now() + LONG;
+        while std::fs::read_to_string(place.join("log.txt")).unwrap_or_default().matches(text).count() < times {
+            assert!(Instant::now() < end, "{}", std::fs::read_to_string(place.join("log.txt")).unwrap());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait_for_log("waiting for a change", 1);
+    write(place, &[FILES[1]]);
+    wait_for(place, 0);
+    wait_for_log("waiting for a change", 2);
+    std::fs::write(place.join("helper.rhai"), b"\xff\xfe").unwrap();
+    wait_for_log("--> helper.rhai:1:1", 1);
+    write(place, &[FILES[1], ("recipe.rhai", &marked(RECIPE, 1))]);
+    wait_for(place, 1);
+}
+
 #[test]
 fn stages_are_explained_and_made_again_only_where_a_part_changed() {
     let folder = tempfile::tempdir().unwrap();

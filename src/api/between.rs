@@ -5,7 +5,8 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
@@ -250,6 +251,7 @@ impl Between {
         let before = (boundary.shadow(), boundary.shadow_evaluation());
         // What the old version takes is no fault of the new one.
         let time = self.live.settings().shadow_time + started.elapsed() * 10;
+        let _watchdog = Watchdog::start(&self.reporter);
         let tried = self.live.try_version(version, entry.clone()).and_then(|said| {
             boundary.settle_parameters()?;
             let guard = self.live.within(time);
@@ -271,9 +273,10 @@ impl Between {
     fn judge(&self, before: &(Result<Shadow>, Result<()>), boundary: &mut Boundary<'_, '_>) -> Result<String> {
         for (name, n_params) in &self.called {
             if !self.live.defines(name, *n_params) {
-                let name = format!("{name} with {n_params} parameters");
-                return Err(Error::new(What::NotFound { kind: "function", name })
-                    .hint("the Trainer calls it; a function that it is to call no longer is a change of the recipe's top level"));
+                let problem =
+                    format!("the Trainer calls `{name}` with {n_params} parameters, and there is no such function now");
+                return Err(Error::new(What::Script(problem))
+                    .hint("a Trainer that is to call another function is a change of the recipe's top level"));
             }
         }
         let after = boundary.shadow()?;
@@ -288,6 +291,31 @@ impl Between {
         self.reporter.note(rendered);
         let entry = Entry { outcome: Outcome::Refused, message: Some(message), ..entry };
         self.live.enter(entry, &self.reporter);
+    }
+}
+
+/// How long a version may be tried until people are told: native code cannot be ended.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Says that a version is still being tried, for as long as it lives.
+struct Watchdog {
+    _ended: Option<Sender<()>>,
+}
+
+impl Watchdog {
+    fn start(reporter: &Reporter) -> Self {
+        let (sender, ended) = channel::<()>();
+        let reporter = reporter.clone();
+        let told = std::thread::Builder::new().name("watchdog".into()).spawn(move || {
+            if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let seconds = PATIENCE.as_secs();
+                reporter.warning(&format!(
+                    "the change has been tried for {seconds} seconds and has not ended; code of a plugin cannot be interrupted: \
+                     Ctrl-C twice ends the program, and the last checkpoint stays"
+                ));
+            }
+        });
+        Watchdog { _ended: told.is_ok().then_some(sender) }
     }
 }
 
@@ -358,6 +386,9 @@ impl Callback for LedgerKeeper {
         _control: &mut TrainerControl,
         _extra: &Extra,
     ) -> Result<()> {
+        if event == Event::OptimizerStep {
+            self.0.calls().updated();
+        }
         // A run that goes on from a checkpoint goes on with its ledger.
         if let (Event::TrainBegin, Some(earlier)) = (event, state.stateful_callbacks.get(LEDGER)) {
             self.0.book().resume_ledger(entries_of(earlier));

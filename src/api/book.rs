@@ -148,7 +148,10 @@ fn warn(book: &mut Pages, written: Result<()>, reporter: &Reporter) {
 /// An entry on one line.
 fn shown(entry: &Entry) -> String {
     let mut parts: Vec<String> = Vec::new();
-    let files: Vec<&str> = entry.files.iter().map(|file| file.file.as_str()).collect();
+    let here = std::env::current_dir().unwrap_or_default();
+    let short =
+        |file: &str| Path::new(file).strip_prefix(&here).map_or(file.into(), |below| below.display().to_string());
+    let files: Vec<String> = entry.files.iter().map(|file| short(&file.file)).collect();
     if !files.is_empty() {
         parts.push(files.join(", "));
     }

@@ -8,6 +8,7 @@ use rhai::plugin::*;
 use rhai::{Array, FnPtr, Map};
 use serde_json::{Map as JsonMap, Value as Json};
 
+use crate::api::calls::Again;
 use crate::api::options::Options;
 use crate::api::run_state::{Control, StateView};
 use crate::api::session::Session;
@@ -116,8 +117,14 @@ impl Callback for ScriptCallback<'_> {
             let _: Dynamic = live.call(self.context, function, args, |error| {
                 // What a callback that failed has set counts as little as the callback.
                 *shared.flags() = *control;
-                live.roll_back(error, reporter)
+                live.roll_back(error, Again::Call, reporter)
             })?;
+            match event {
+                Event::SubstepEnd | Event::PreOptimizerStep | Event::PredictionStep => {
+                    live.calls().attempted(function.fn_name());
+                }
+                _ => live.calls().made(function.fn_name()),
+            }
             *control = *shared.flags();
         }
         Ok(())

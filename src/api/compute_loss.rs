@@ -53,7 +53,9 @@ impl LossFunction {
         match self {
             LossFunction::OfBatch(function) => ComputeLoss::OfBatch(Box::new(move |output: &Output, batch: &Batch| {
                 let args = (output_to_dynamic(output), batch.clone());
-                scalar("compute_loss", live.call_once(context, function, args).map_err(lower)?)
+                let value = live.call_once(context, function, args).map_err(lower)?;
+                live.calls().attempted(function.fn_name());
+                scalar("compute_loss", value)
             })),
             LossFunction::OfWindow(function) => {
                 ComputeLoss::OfWindow(Box::new(move |output: &Output, batch: &Batch, n_items: Option<usize>| {
@@ -61,7 +63,9 @@ impl LossFunction {
                     let labels = batch.columns.get("labels").map_or(Dynamic::UNIT, |one| Dynamic::from(one.clone()));
                     let n_items = n_items.map_or(Dynamic::UNIT, |count| Dynamic::from(count as i64));
                     let args = (outputs, labels, n_items);
-                    scalar("compute_loss_func", live.call_once(context, function, args).map_err(lower)?)
+                    let value = live.call_once(context, function, args).map_err(lower)?;
+                    live.calls().attempted(function.fn_name());
+                    scalar("compute_loss_func", value)
                 }))
             }
         }

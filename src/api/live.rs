@@ -4,103 +4,25 @@
 //! updates; `between_updates` tries them there. Functions of the recipe that the trainer calls go through [`Live::call`], which
 //! calls the newest version. Where texts come from and what a version is made of is left to the host.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rhai::{Dynamic, FnPtr, FuncArgs, Module, NativeCallContext, Shared as Counted};
-use serde_json::Value as Json;
+use rhai::{Dynamic, FnPtr, FuncArgs, NativeCallContext};
 
 use crate::api::book::Book;
+use crate::api::calls::{Again, Calls};
+pub use crate::api::requests::{Answer, Edit, Request, Shown, Shows, Version, unanswered};
 use crate::batch::Batch;
 use crate::cancel::{self, Deadline, InForce};
-use crate::data::Value;
 use crate::error::{Error, Result};
 use crate::head::rebuild::Back;
 use crate::head::script::convert::{ScriptResult, lower};
 use crate::head::{Model, WeakModel};
-use crate::plugin::Plugin;
 use crate::report::Reporter;
 use crate::train::ledger::{Entry, FileChange, Outcome};
 use crate::train::live_arguments::RatePolicy;
-
-/// What a run is asked for.
-pub enum Request {
-    /// Scripts have changed.
-    Edit(Box<Edit>),
-    /// Arguments are to change.
-    Set(Vec<(String, Value)>, RatePolicy, Answer),
-    /// An evaluation now.
-    Evaluate(Answer),
-    /// A checkpoint now.
-    Save(Answer),
-    /// The end of training.
-    Stop(Answer),
-    /// A pause, or its end.
-    Pause(Answer),
-    /// Where the run stands.
-    Status(Answer),
-}
-
-/// Where the answer to a request goes.
-pub type Answer = Box<dyn FnOnce(Result<Json>) + Send>;
-
-/// An answer that nobody waits for.
-pub fn unanswered() -> Answer {
-    Box::new(|_| {})
-}
-
-/// A change of scripts, looked at as far as it can be without running it.
-#[derive(Default)]
-pub struct Edit {
-    /// The scripts.
-    pub files: Vec<FileChange>,
-    /// Their texts now, for the run's folder.
-    pub texts: Vec<String>,
-    /// The contents of plugins that were built anew, by their digests, for the run's folder.
-    pub builds: Vec<(String, Arc<[u8]>)>,
-    /// The functions that differ.
-    pub functions: Vec<String>,
-    /// The version to try, where functions differ.
-    pub version: Option<Arc<Version>>,
-    /// The arguments that differ.
-    pub arguments: Vec<(String, Value)>,
-    /// Notices for people: closures that stay, and the like.
-    pub notices: Vec<String>,
-    /// Why it needs the recipe to run again, where it does.
-    pub restart: Option<String>,
-    /// Why it was refused before it was tried.
-    pub refused: Option<Shown>,
-}
-
-/// An error as people see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shown {
-    /// With the line of the script.
-    pub rendered: String,
-    /// On one line, with its place.
-    pub message: String,
-}
-
-/// Shows errors with the lines of the scripts as they are now.
-pub type Shows = Box<dyn Fn(&Error) -> Shown + Send + Sync>;
-
-/// One version of a run's scripts.
-pub struct Version {
-    /// The recipe's functions; none for the version that the run began with.
-    pub functions: Option<Counted<Module>>,
-    /// The recipe's imports by name.
-    pub imports: Vec<(String, Counted<Module>)>,
-    /// The texts of all scripts by name.
-    pub texts: BTreeMap<String, Arc<str>>,
-    /// The builds of all plugins by the files they were built as.
-    pub libraries: BTreeMap<String, Arc<Plugin>>,
-    /// Makes the version's texts those of later imports, and its tasks those of the models. Gives what there is to say of it.
-    pub install: Box<dyn Fn() -> Result<Option<String>> + Send + Sync>,
-    /// Gives the models back the heads that they had before.
-    pub undo: Box<dyn Fn(Back) + Send + Sync>,
-}
 
 /// What a shadow run may take, beside what the version before it took.
 const SHADOW_TIME: Duration = Duration::from_secs(2);
@@ -126,6 +48,8 @@ struct Shared {
     training: AtomicBool,
     /// The update that is being made, from 1.
     update: AtomicUsize,
+    /// What was called in this update.
+    calls: Calls,
     /// The steps of optimizers of the script's own.
     steps: AtomicUsize,
     /// The batch of the last forward of a script's own loop.
@@ -215,6 +139,7 @@ impl Live {
 
     pub(super) fn begin_update(&self, number: usize) {
         self.0.update.store(number, Ordering::Relaxed);
+        self.0.calls.begin();
     }
 
     /// Counts a step of an optimizer of the script's own, from 1.
@@ -326,6 +251,12 @@ impl Live {
     /// Ends a trial: the version stays.
     pub(super) fn keep_version(&self) {
         self.0.trying.store(false, Ordering::Release);
+        self.0.calls.begin();
+    }
+
+    /// What was called in this update.
+    pub(super) fn calls(&self) -> &Calls {
+        &self.0.calls
     }
 
     /// Takes the newest version back.
@@ -345,7 +276,7 @@ impl Live {
     }
 
     /// Takes the newest version back because it failed in use, and says so. False where there is none to take back.
-    pub(super) fn roll_back(&self, error: &Error, reporter: &Reporter) -> bool {
+    pub(super) fn roll_back(&self, error: &Error, again: Again, reporter: &Reporter) -> bool {
         if self.0.trying.load(Ordering::Acquire) || lock(&self.0.versions).len() < 2 {
             return false;
         }
@@ -355,7 +286,8 @@ impl Live {
         let back = |file: FileChange| FileChange { old: file.new, new: file.old, diff: String::new(), ..file };
         let entry = Entry::new(self.update().saturating_sub(1), Outcome::RolledBack);
         let files = adopted.files.into_iter().map(back).collect();
-        let entry = Entry { files, functions: adopted.functions, message: Some(shown.message), ..entry };
+        let (functions, called) = (adopted.functions, self.0.calls.counted(again));
+        let entry = Entry { files, functions, called, message: Some(shown.message), ..entry };
         self.enter(entry, reporter);
         true
     }

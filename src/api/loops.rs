@@ -9,6 +9,7 @@ use candle_core::DType;
 use indexmap::IndexMap;
 
 use crate::api::between::compare;
+use crate::api::calls::Again;
 use crate::api::live::{Answer, Edit, Live, Request, Shown, Version};
 use crate::api::session::Session;
 use crate::batch::Batch;
@@ -178,5 +179,5 @@ pub(super) fn mending<T>(session: &Session, attempt: impl Fn() -> Result<T>) -> 
 }
 
 fn mends(session: &Session, error: &Error) -> bool {
-    session.live().roll_back(error, session.reporter())
+    session.live().roll_back(error, Again::Attempt, session.reporter())
 }

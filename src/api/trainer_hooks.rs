@@ -6,6 +6,7 @@ use rhai::{FnPtr, NativeCallContext};
 
 use crate::api::between::{Between, LedgerKeeper};
 use crate::api::callbacks::{CallbackSetting, Follow, ScriptCallback};
+use crate::api::calls::Again;
 use crate::api::compute_loss::LossFunction;
 use crate::api::session::Session;
 use crate::api::trainer::ScriptTrainer;
@@ -49,6 +50,7 @@ impl ScriptTrainer {
             hooks.compute_metrics = Some(Box::new(move |predictions: &Predictions| {
                 let argument = predictions_map(predictions);
                 let value = live.call_once(context, function, (argument,)).map_err(lower)?;
+                live.calls().attempted(function.fn_name());
                 from_dynamic(&value)
             }));
         }
@@ -62,7 +64,7 @@ impl ScriptTrainer {
             done: Cell::default(),
         };
         hooks.between = Some(between.hook());
-        hooks.mend = Some(Box::new(move |error| live.roll_back(error, &reporter)));
+        hooks.mend = Some(Box::new(move |error| live.roll_back(error, Again::Attempt, &reporter)));
         hooks
     }
 

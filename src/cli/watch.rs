@@ -8,11 +8,12 @@ use clap::Args;
 use crate::cli::watched::{Next, Steering, WatchFlags, wait};
 use crate::cli::{Context, fail};
 use crate::data::stages;
-use crate::host::diagnostics::Outcome;
+use crate::host::diagnostics::{Diagnostic, Outcome};
 use crate::host::reload::Reruns;
 use crate::host::run::Host;
 use crate::host::sources::Sources;
 use crate::host::watching;
+use crate::kernels::memory;
 
 /// Run a recipe, and take up its edits while it runs.
 #[derive(Args)]
@@ -39,23 +40,33 @@ impl Watch {
     pub(super) fn execute(self, context: &Context) -> Outcome {
         let settings = context.run_settings(self.recipe, &self.arguments)?;
         let reruns = if self.restart { Reruns::Always } else { Reruns::WhereNeeded };
+        memory::keep();
         if !self.no_cache {
             let reporter = context.reporter.clone();
             let explain = self.explain_cache.then(|| Box::new(move |line: &str| reporter.note(line)) as stages::Explain);
             stages::keep(explain);
         }
         let mut steering = Steering::default();
+        let mut runs = 0;
         loop {
             let sources = Sources::default();
             let host = Host::new(settings.clone(), &sources);
-            host.record()?;
             self.flags.apply(&host)?;
             let live = host.session.live().clone();
             let _watching = watching::watch(&host, self.flags.notice(), reruns)?;
-            steering.turn_to(&host, context);
-            let outcome = host.run();
+            // A recipe that was there and cannot be read now may be written soon.
+            let outcome = match host.record() {
+                Err(error) if runs == 0 => return Err(error.into()),
+                Err(error) => Err(Box::new(Diagnostic::from(&error))),
+                Ok(()) => {
+                    steering.turn_to(&host, context);
+                    host.run()
+                }
+            };
+            runs += 1;
             if let Some((why, _)) = live.restart() {
                 context.reporter.note(&format!("again from the first line: {why}"));
+                context.reporter.begin_again();
                 continue;
             }
             match outcome {

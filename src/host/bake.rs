@@ -3,7 +3,7 @@
 //! The record of a run flows in; texts flow out in which each function that changed asks `current_update()` which of its
 //! versions is to be called, and in which the arguments that changed stand in `changes` of the `TrainingArguments`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
@@ -25,9 +25,9 @@ pub fn bake(recorded: &Recorded) -> Result<Vec<Baked>> {
     let mut versions: BTreeMap<String, Vec<(usize, String)>> =
         recorded.first_texts()?.into_iter().map(|(name, text)| (name, vec![(0, text)])).collect();
     let mut changes = Vec::new();
-    for entry in effective(recorded)? {
-        for FileChange { file, new, .. } in &entry.files {
-            if recorded.build(new)?.is_some() {
+    for entry in &effective(recorded)? {
+        for FileChange { file, old, new, .. } in &entry.files {
+            if recorded.build(new)?.is_some() || recorded.build(old)?.is_some() {
                 return Err(unsayable(&format!("the plugin `{file}` was built anew at step {}", entry.step)));
             }
             versions.entry(file.clone()).or_default().push((entry.step, recorded.text(new)?));
@@ -63,24 +63,52 @@ fn unsayable(what: &str) -> Error {
     Error::new(What::Unsupported(format!("a recipe for this run ({what})"))).hint("`retune replay` repeats it")
 }
 
-/// The entries that made a difference.
-fn effective(recorded: &Recorded) -> Result<Vec<&Entry>> {
-    let mut kept: Vec<&Entry> = Vec::new();
+/// The entries that made a difference. One that takes a version back is one that brings the texts before it again.
+fn effective(recorded: &Recorded) -> Result<Vec<Entry>> {
+    let mut kept: Vec<Entry> = Vec::new();
     for entry in &recorded.entries {
         match entry.outcome {
-            Outcome::Adopted if entry.message.as_deref() != Some(crate::api::between::SCHEDULED) => kept.push(entry),
+            Outcome::Adopted if entry.message.as_deref() != Some(crate::api::between::SCHEDULED) => {
+                kept.push(entry.clone());
+            }
             Outcome::RolledBack => {
-                let adopted = kept.iter().rposition(|known| !known.files.is_empty());
-                let known = adopted.map(|at| kept.remove(at));
-                // A lone function that failed at its first call has done nothing.
-                if known.is_none_or(|known| known.step != entry.step || known.functions.len() > 1) {
-                    return Err(unsayable("a version was in use for a while and was rolled back"));
+                if let Some(function) = used(recorded, entry)? {
+                    let what = format!(
+                        "`{function}` was called at step {} by a version that was taken back then",
+                        entry.step + 1
+                    );
+                    return Err(unsayable(&what));
+                }
+                match kept.iter_mut().rev().find(|known| !known.files.is_empty()) {
+                    // What failed in its first update has done nothing.
+                    Some(known) if known.step == entry.step => known.files.clear(),
+                    _ => kept.push(entry.clone()),
                 }
             }
             _ => {}
         }
     }
     Ok(kept)
+}
+
+/// A function of a version that was called in the update in which it was taken back: `current_update()` cannot tell its calls apart.
+fn used(recorded: &Recorded, entry: &Entry) -> Result<Option<String>> {
+    let mut pieces = Vec::new();
+    for file in &entry.files {
+        if recorded.build(&file.old)?.is_none() {
+            pieces.push(Pieces::of(&recorded.text(&file.old)?));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let mut next: Vec<String> = entry.called.clone();
+    while let Some(name) = next.pop() {
+        if seen.insert(name.clone()) {
+            let own = pieces.iter().flat_map(|pieces| &pieces.functions).filter(|function| function.name == name);
+            let mentions = own.flat_map(|function| &function.mentions);
+            next.extend(mentions.map(|name| name.rsplit("::").next().unwrap_or_default().to_string()));
+        }
+    }
+    Ok(entry.functions.iter().find(|function| seen.contains(*function)).cloned())
 }
 
 /// What `changes` of the arguments says of an entry.

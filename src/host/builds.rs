@@ -196,7 +196,7 @@ impl Builds {
     /// # Errors
     /// A file that is no plugin, or fails in the canary.
     pub(crate) fn open(&self, file: &str, bytes: &[u8]) -> Result<Arc<Plugin>> {
-        self.loader(&[])?.load_bytes(Path::new(file), bytes, Trust::Rebuild)
+        self.loader(&[])?.load_bytes(Path::new(shown(file)), bytes, Trust::Rebuild)
     }
 
     /// Gives the models of the run heads of these builds. What has changed leads back.
@@ -215,7 +215,9 @@ impl Builds {
                 Ok(change) => changes.push(change),
                 Err(error) => {
                     changes.iter().rev().for_each(|change| change.undo(Back::Tried));
-                    return Err(error.clone().relocated([vec![Place::file(file)], error.places().to_vec()].concat()));
+                    let mut places = vec![Place::file(shown(&file))];
+                    places.extend(error.places().iter().filter(|place| !matches!(place, Place::File { .. })).cloned());
+                    return Err(error.relocated(places));
                 }
             }
         }
@@ -256,8 +258,15 @@ pub(crate) fn said(changes: &[Change]) -> Option<String> {
 
 /// The error of a file that is gone.
 pub(crate) fn gone(file: &str) -> Error {
-    Error::new(What::NotFound { kind: "file", name: file.to_string() })
+    Error::new(What::NotFound { kind: "file", name: shown(file).to_string() })
         .hint("the run goes on with the build it has; the next build at this place is taken up")
+}
+
+/// A file's name for people: from the working directory on.
+pub(crate) fn shown(file: &str) -> &str {
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| Path::new(file).strip_prefix(here).ok()?.to_str());
+    below.filter(|below| !below.is_empty()).unwrap_or(file)
 }
 
 /// A file's name in the ledger.

@@ -120,6 +120,24 @@ impl Reloader {
             let old = self.accepted().get(&name).map(|text| digest(text.as_bytes())).unwrap_or_default();
             return Some(self.refused(FileChange { file: name, old, ..FileChange::default() }, &error));
         }
+        // What an editor or a full disk has left of a script is no edit.
+        let is_empty = |text: &Option<Arc<str>>| text.as_ref().is_some_and(|text| text.trim().is_empty());
+        let mut state = self.lock();
+        let empty = state.disk.iter().find(|(_, text)| is_empty(text)).map(|(name, _)| name.clone());
+        let empty = empty.and_then(|name| Some((name.clone(), state.disk.remove(&name)?)));
+        drop(state);
+        if let Some((name, text)) = empty {
+            let (old, new) = (self.accepted().remove(&name), text.unwrap_or_default());
+            let digest = |text: &str| digest(text.as_bytes());
+            let error = Error::new(What::BadData(format!("script `{name}` is empty")));
+            let file = FileChange {
+                file: name,
+                old: old.map(|old| digest(&old)).unwrap_or_default(),
+                new: digest(&new),
+                diff: String::new(),
+            };
+            return Some(self.refused(file, &error.hint("the run goes on with the text it has")));
+        }
         self.request()
     }
 

@@ -15,8 +15,8 @@ use crate::tensor::rng::stream_hash;
 #[derive(Clone, Debug, Default)]
 pub struct Sources(Arc<Mutex<Inner>>);
 
-/// Told of each script that is read, with its text.
-pub type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
+/// Told of each script that is read, with its text; without one where it cannot be read.
+pub type Listener = Box<dyn Fn(&str, Option<&str>) + Send + Sync>;
 
 #[derive(Default)]
 struct Inner {
@@ -54,7 +54,7 @@ impl Sources {
             inner.listener.clone()
         };
         if let Some(listener) = listener {
-            listener(name, &text);
+            listener(name, Some(&text));
         }
         text
     }
@@ -67,7 +67,7 @@ impl Sources {
             inner.listener = Some(listener.clone());
             inner.texts.clone()
         };
-        texts.iter().for_each(|(name, text)| listener(name, text));
+        texts.iter().for_each(|(name, text)| listener(name, Some(text)));
     }
 
     /// Tells nobody any longer.
@@ -95,7 +95,15 @@ impl Sources {
             let inner = self.lock();
             inner.held.then(|| inner.texts.get(name).cloned()).flatten()
         };
-        held.map_or_else(|| read_script(places, name), |text| Ok(text.to_string()))
+        if let Some(text) = held {
+            return Ok(text.to_string());
+        }
+        let read = read_script(places, name);
+        let listener = self.lock().listener.clone();
+        if let (Err(_), Some(listener)) = (&read, listener) {
+            listener(name, None);
+        }
+        read
     }
 
     /// All texts by name.

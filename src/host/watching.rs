@@ -10,7 +10,7 @@ use crate::api::live::Live;
 use crate::data::digest::digest;
 use crate::data::files::Places;
 use crate::error::{Error, Result, What};
-use crate::host::builds::{Builds, name_of};
+use crate::host::builds::{Builds, name_of, shown};
 use crate::host::reload::{Reloader, Reruns};
 use crate::host::run::Host;
 use crate::host::sources::Sources;
@@ -72,7 +72,8 @@ pub fn watch(host: &Host, notice: Notice, reruns: Reruns) -> Result<Watching> {
                 return;
             }
             if held != runs {
-                let file = file.display();
+                let file = name_of(file);
+                let file = shown(&file);
                 reporter.warning(&format!(
                     "`{file}` holds another build than the one that was allowed, which runs; its next build is taken up"
                 ));
@@ -84,7 +85,12 @@ pub fn watch(host: &Host, notice: Notice, reruns: Reruns) -> Result<Watching> {
     host.sources.listen(Box::new(move |name, text| {
         let Some(path) = path_of(&places, name) else { return };
         if insert(&names, &path, Named::Script(name.into())) {
-            warn(&reporter, &path, watcher.watch(&path, Kind::Text, Some(&digest(text.as_bytes()))));
+            // What cannot be read counts when it has changed.
+            let known = match text {
+                Some(text) => Some(digest(text.as_bytes())),
+                None => std::fs::read(&path).ok().map(|bytes| digest(&bytes)),
+            };
+            warn(&reporter, &path, watcher.watch(&path, Kind::Text, known.as_deref()));
         }
     }));
     Ok(Watching { sources: host.sources.clone(), builds: host.builds.clone() })
@@ -106,7 +112,7 @@ fn follow_builds(reloader: Arc<Reloader>, live: Live, reporter: Reporter) -> Res
                 std::iter::once(first).chain(received.try_iter()).collect();
             for (file, content) in newest {
                 if content.is_some() {
-                    reporter.note(&format!("build   {file}: trying it out"));
+                    reporter.note(&format!("build   {}: trying it out", shown(&file)));
                 }
                 if let Some(request) = reloader.propose_build(&file, content) {
                     live.ask(request);

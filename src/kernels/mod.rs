@@ -12,6 +12,7 @@ pub mod dropout;
 mod gemm;
 pub mod linear;
 pub mod math;
+pub mod memory;
 pub mod norm;
 pub mod normal;
 pub mod pages;

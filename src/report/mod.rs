@@ -205,7 +205,7 @@ impl Reporter {
 
     /// A run begins in the same process after one has ended: it has a result of its own.
     pub fn begin_again(&self) {
-        self.record(|record| *record = Record::default());
+        self.record(|record| *record = Record::again());
     }
 
     fn record<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {

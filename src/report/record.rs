@@ -1,5 +1,7 @@
 //! The result of a run: what the event `result` carries and the summary shows.
 
+use std::time::Instant;
+
 use serde_json::{Map, Value, json};
 
 use super::{clock, lines};
@@ -10,6 +12,8 @@ use crate::kernels::profile;
 pub(super) struct Record {
     entries: Map<String, Value>,
     time_to_first_step: Option<f64>,
+    /// When its recipe began to run, where that is not when the process began.
+    began: Option<Instant>,
     taken: bool,
 }
 
@@ -19,7 +23,13 @@ impl Record {
     }
 
     pub(super) fn first_step_done(&mut self) {
-        self.time_to_first_step.get_or_insert_with(|| clock::process_start().elapsed().as_secs_f64());
+        self.time_to_first_step
+            .get_or_insert_with(|| self.began.unwrap_or_else(clock::process_start).elapsed().as_secs_f64());
+    }
+
+    /// A record of a recipe that runs again.
+    pub(super) fn again() -> Self {
+        Record { began: Some(Instant::now()), ..Record::default() }
     }
 
     /// The record, once: the result is reported a single time.

@@ -77,6 +77,9 @@ pub struct Entry {
     /// What somebody asked for: `evaluate`, `save`, `stop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
+    /// What a version that was taken back had called in the update that was being made, and what counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub called: Vec<String>,
     /// Why, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -85,8 +88,8 @@ pub struct Entry {
 impl Entry {
     /// An entry about nothing yet.
     pub fn new(step: usize, outcome: Outcome) -> Self {
-        let (files, functions, arguments) = (Vec::new(), Vec::new(), Vec::new());
-        Entry { step, outcome, files, functions, arguments, lr_policy: None, action: None, message: None }
+        let (files, functions, arguments, called) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Entry { step, outcome, files, functions, arguments, called, lr_policy: None, action: None, message: None }
     }
 }
 

@@ -388,3 +388,83 @@ fn a_graph_of_the_older_build_runs_backward_after_it_was_replaced() {
     change.take().unwrap().undo(Back::Tried);
     assert_eq!(gradients(&|| {}), before);
 }
+
+/// Ends the process when it is dropped.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The program itself, with builds as cargo, slow linkers and `cargo clean` leave them: each is taken up once.
+#[test]
+fn a_watched_program_takes_up_what_is_built() {
+    use std::io::Write;
+    use std::time::{Duration, Instant};
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path();
+    let target = place.join("target");
+    let library = target.join("librebuilt.so");
+    std::fs::create_dir(&target).unwrap();
+    std::fs::write(&library, again(&build(&[]), 2000)).unwrap();
+    std::fs::write(place.join("recipe.rhai"), RECIPE).unwrap();
+    super::succeeded(super::retune(place, &["plugin", "allow", "target/librebuilt.so"]));
+    let arguments = ["watch", "recipe.rhai", "task=plugin:rebuilt", "plugin=target/librebuilt.so", "steps=100000000"];
+    let mut command = super::retune(place, &arguments);
+    let log = std::fs::File::create(place.join("log.txt")).unwrap();
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(log);
+    let _running = Running(command.spawn().unwrap());
+    let recorded = || -> Vec<Entry> { Recorded::read(&place.join("out")).map(|all| all.entries).unwrap_or_default() };
+    let wait = |count: usize| {
+        let end = Instant::now() + Duration::from_secs(120);
+        while recorded().len() < count || !place.join("out/run.jsonl").exists() {
+            assert!(Instant::now() < end, "{}", std::fs::read_to_string(place.join("log.txt")).unwrap());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait(0);
+    let builds: Vec<Vec<u8>> = (1..=4).map(|number| build(&[&format!("-DSCALE=1.{number}")])).collect();
+    // Cargo removes the file and links the new one there.
+    std::fs::write(target.join("deps.so"), &builds[0]).unwrap();
+    std::fs::remove_file(&library).unwrap();
+    std::fs::hard_link(target.join("deps.so"), &library).unwrap();
+    wait(1);
+    // A linker that takes its time.
+    std::fs::remove_file(&library).unwrap();
+    let mut file = std::fs::File::create(&library).unwrap();
+    for piece in builds[1].chunks(builds[1].len() / 6 + 1) {
+        file.write_all(piece).unwrap();
+        file.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(120));
+    }
+    drop(file);
+    wait(2);
+    std::fs::write(place.join("new.so"), &builds[2]).unwrap();
+    std::fs::rename(place.join("new.so"), &library).unwrap();
+    wait(3);
+    // The whole folder goes, and another one of that name comes.
+    std::fs::remove_dir_all(&target).unwrap();
+    wait(4);
+    std::fs::create_dir(&target).unwrap();
+    std::fs::write(&library, &builds[3]).unwrap();
+    wait(5);
+    // What comes last shows that nothing was told twice.
+    std::fs::write(&library, "no library").unwrap();
+    wait(6);
+    let entries = recorded();
+    let outcomes: Vec<Outcome> = entries.iter().map(|entry| entry.outcome).collect();
+    use Outcome::{Adopted, Refused};
+    assert_eq!(outcomes, [Adopted, Adopted, Adopted, Refused, Adopted, Refused]);
+    let digests: Vec<&str> = entries.iter().map(|entry| entry.files[0].new.as_str()).collect();
+    let expected: Vec<String> = builds.iter().map(|content| retune::data::digest::digest(content)).collect();
+    assert_eq!(
+        [digests[0], digests[1], digests[2], digests[4]],
+        [&expected[0], &expected[1], &expected[2], &expected[3]]
+    );
+    let log = std::fs::read_to_string(place.join("log.txt")).unwrap();
+    assert!(log.contains("target/librebuilt.so: plugin:rebuilt: adopted"), "{log}");
+    assert!(!log.contains(&format!("{}/target", place.display())), "paths begin at the working directory\n{log}");
+}
