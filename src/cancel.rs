@@ -2,7 +2,10 @@
 //!
 //! A signal handler calls [`request`]; whoever calls a script or works for long puts a [`Deadline`] in force on its thread.
 //! Native loops over rows, batches, tokens and bytes call [`check`] once in each turn, and hand its error on. What is done about
-//! the error is left to the callers: a trainer finishes its update and saves, a script ends.
+//! the error is left to the callers: a trainer finishes its update and saves, a script ends. What a script takes by itself is
+//! counted in [`meter`].
+
+pub mod meter;
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -32,6 +35,7 @@ pub fn requested() -> Option<i32> {
 /// # Errors
 /// [`What::Stopped`] and [`What::Interrupted`], the signal first.
 pub fn check() -> Result<()> {
+    meter::note_work();
     if let Some(signal) = requested() {
         return Err(What::Stopped { signal }.into());
     }

@@ -147,6 +147,12 @@ pub enum What {
         /// The signal's number.
         signal: i32,
     },
+    /// Something that needs more memory than there is.
+    #[error("{0}")]
+    Memory(String),
+    /// A script that goes on for longer, or takes more, than it may.
+    #[error("{0}")]
+    Limit(String),
     /// An invariant of the program does not hold: a defect of ours.
     #[error("internal error: {0}")]
     Internal(String),
@@ -276,6 +282,7 @@ impl Error {
             What::Write { .. } => 73,
             What::NotAllowed(_) => 77,
             What::Internal(_) | What::Tensor(_) => 70,
+            What::Memory(_) => 71,
             What::Stopped { signal } => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             // A value of a row or of a file is data; one of a recipe is a setting.
             What::WrongType { .. } | What::OutOfRange { .. } if self.places().iter().any(Place::is_data) => 65,

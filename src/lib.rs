@@ -14,6 +14,7 @@
 //! The modules stand in the order of the flow, and each uses only those above it (a test enforces it).
 //!
 //! - [`error`]: what happened, where, and what to do next
+//! - [`memory`]: what memory the machine has left, and the refusal of what does not fit
 //! - [`cancel`]: the wish that work ends, a signal or a deadline, which long loops look at
 //! - [`tensor`]: devices, counter-based random numbers, differentiable operations, losses
 //! - [`kernels`]: CPU kernels with backward, each beside a plain twin; products over tiles, by instruction set and precision
@@ -33,6 +34,7 @@
 //! - [`watch`]: what changed on disk
 //! - [`api`]: what a script may call
 //! - [`host`]: the Rhai engine: resolver, limits, diagnostics, reference
+//! - `fuzz`: the readers of untrusted bytes, for fuzzing
 //! - [`cli`]: the commands
 //!
 //! # Invariants
@@ -46,6 +48,7 @@
 //! - Only `api`, `host` and `head::script` know Rhai; only `kernels`, `plugin` and `head::plugin` hold `unsafe`.
 
 pub mod error;
+pub mod memory;
 pub mod cancel;
 pub mod tensor;
 pub mod kernels;
@@ -62,4 +65,6 @@ pub mod report;
 pub mod watch;
 pub mod api;
 pub mod host;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod cli;

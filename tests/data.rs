@@ -75,7 +75,7 @@ fn folder() -> (tempfile::TempDir, Places) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
-    let places = Places { roots: vec![folder.path().to_path_buf()].into(), stdlib: None };
+    let places = Places { roots: vec![folder.path().to_path_buf()].into(), ..Places::default() };
     (folder, places)
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn all_files(folder: &Path) -> Vec<String> {
 fn disk(folder: Folder) -> std::path::PathBuf {
     match folder {
         Folder::Disk(path) => path,
-        Folder::Embedded(name) => panic!("{name} is embedded"),
+        other => panic!("{other:?} is no folder of the cache"),
     }
 }
 
@@ -316,7 +316,7 @@ fn names_are_local_first_and_checked_before_the_hub_is_asked() {
     let scratch = tempfile::tempdir().unwrap();
     std::fs::create_dir(scratch.path().join("mine")).unwrap();
     std::fs::write(scratch.path().join("file"), "x").unwrap();
-    let places = Places { roots: [scratch.path().to_path_buf()].into(), stdlib: None };
+    let places = Places { roots: [scratch.path().to_path_buf()].into(), ..Places::default() };
     let gone = hub("http://127.0.0.1:9", scratch.path());
     assert_eq!(open_model(&places, &gone, "mine", None).unwrap(), Folder::Disk(scratch.path().join("mine")));
     assert_eq!(open_model(&places, &gone, "std/minilm-tiny", None).unwrap(), Folder::Embedded("minilm-tiny".into()));

@@ -403,7 +403,7 @@ fn names_that_are_nearly_here_are_not_looked_for_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("data")).unwrap();
     std::fs::write(folder.path().join("data/train.jsonl"), line(1)).unwrap();
-    let places = Places { roots: [folder.path().to_path_buf()].into(), stdlib: None };
+    let places = Places { roots: [folder.path().to_path_buf()].into(), ..Places::default() };
     let gone = Some(hub("http://127.0.0.1:9", folder.path()));
     let error = |name: &str, options: LoadOptions| {
         let options = LoadOptions { hub: gone.clone(), ..options };

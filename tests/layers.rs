@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// Each module may use itself and those before it.
 const ORDER: &[&str] = &[
     "error",
+    "memory",
     "cancel",
     "tensor",
     "kernels",
@@ -23,6 +24,7 @@ const ORDER: &[&str] = &[
     "watch",
     "api",
     "host",
+    "fuzz",
     "cli",
     "main",
 ];

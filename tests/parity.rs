@@ -219,6 +219,7 @@ write_json(arg("out", ""), #{ loss: entries.map(|e| e.loss), grad_norm: entries.
         let file = format!("{path}.json");
         let mut command = Command::new(env!("CARGO_BIN_EXE_retune"));
         command.args(["run", "paths.rhai", "--quiet", &format!("pack={}", pack.display()), &format!("out={file}")]);
+        command.arg("--allow-read").arg(&pack);
         let output = command.current_dir(folder.path()).env("RETUNE_KERNELS", path).output().unwrap();
         assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
         read(&folder.path().join(file))

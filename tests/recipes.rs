@@ -5,15 +5,17 @@ use std::process::Command;
 
 #[test]
 fn every_recipe_holds_what_it_expects() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recipes");
-    let mut recipes: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut recipes: Vec<_> =
+        std::fs::read_dir(tests.join("recipes")).unwrap().map(|entry| entry.unwrap().path()).collect();
     recipes.retain(|path| path.extension().is_some_and(|extension| extension == "rhai"));
     recipes.sort();
     assert!(recipes.len() >= 5, "{recipes:?}");
     let running = recipes.iter().map(|recipe| {
         let place = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_retune"));
-        let command = command.args(["run", "--quiet"]).arg(recipe).current_dir(place.path());
+        let command =
+            command.args(["run", "--quiet", "--allow-read"]).arg(&tests).arg(recipe).current_dir(place.path());
         let command = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         (recipe, command.spawn().unwrap(), place)
     });

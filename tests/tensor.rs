@@ -18,7 +18,7 @@ use rhai::{Dynamic, Engine, EvalAltResult};
 
 pub(crate) fn engine() -> Engine {
     let session = Session::new(SessionSettings {
-        places: Places { roots: Arc::new([]), stdlib: None },
+        places: Places { roots: Arc::new([]), ..Places::default() },
         device: Device::Cpu,
         reporter: Reporter::capture(),
         arguments: BTreeMap::new(),

@@ -11,6 +11,7 @@ use rhai::plugin::*;
 
 use crate::api::session::Session;
 use crate::api::tensor::number;
+use crate::cancel;
 use crate::error::{Error, Result, What, nearest};
 use crate::head::script::convert::{ScriptResult, raise};
 use crate::head::{Gradients, Mode, Model, scalar};
@@ -161,6 +162,7 @@ mod gradients {
 }
 
 fn add_gradients(session: &Session, loss: &Tensor) -> Result<()> {
+    cancel::check()?;
     let loss = scalar(loss.clone())?;
     if !loss.dtype().is_float() {
         let (name, got) = ("what `backward` starts from".into(), "whole numbers".into());

@@ -86,8 +86,9 @@ mod basics {
     /// expect(read_json("results/best.json").accuracy == 0.82, "all digits are kept");
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn write_json(path: &str, value: Dynamic) -> ScriptResult<()> {
-        write(Path::new(path), &value).map_err(raise)
+    pub fn write_json(context: NativeCallContext, path: &str, value: Dynamic) -> ScriptResult<()> {
+        let path = Session::of(&context).permissions().write(Path::new(path)).map_err(raise)?;
+        write(&path, &value).map_err(raise)
     }
 
     /// A value as JSON text on one line.
@@ -192,7 +193,7 @@ fn typed(name: &str, text: &str, default: &Dynamic) -> Result<Dynamic> {
 }
 
 fn read(session: &Session, name: &str) -> Result<Dynamic> {
-    let path = session.places().path(name).ok_or_else(|| {
+    let path = session.places().path(name)?.ok_or_else(|| {
         let roots: Vec<String> = session.places().roots.iter().map(|root| shown(root)).collect();
         let hint = if Path::new(name).is_absolute() || roots.is_empty() {
             "relative paths are looked up in the working directory".to_string()
@@ -201,7 +202,8 @@ fn read(session: &Session, name: &str) -> Result<Dynamic> {
         };
         Error::new(What::NotFound { kind: "file", name: name.to_string() }).hint(hint)
     })?;
-    let bytes = std::fs::read(&path).map_err(|source| What::Read { path: path.clone(), source })?;
+    let opened = session.permissions().read(&path)?;
+    let bytes = std::fs::read(opened).map_err(|source| What::Read { path: path.clone(), source })?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let problem = format!("it is not UTF-8 (byte {})", error.utf8_error().valid_up_to());
         Error::new(What::Malformed { format: "JSON".into(), problem }).at(Place::file(&path))

@@ -15,7 +15,7 @@ use crate::api::book::Book;
 use crate::api::calls::{Again, Calls};
 pub use crate::api::requests::{Answer, Edit, Request, Shown, Shows, Version, unanswered};
 use crate::batch::Batch;
-use crate::cancel::{self, Deadline, InForce};
+use crate::cancel::{self, Deadline, InForce, meter};
 use crate::error::{Error, Result};
 use crate::head::rebuild::Back;
 use crate::head::script::convert::{ScriptResult, lower};
@@ -322,6 +322,7 @@ impl Live {
         function: &FnPtr,
         args: impl FuncArgs,
     ) -> ScriptResult<Dynamic> {
+        let _call = meter::call();
         let version = match lock(&self.0.versions).last() {
             Some(Adopted { version, .. }) if version.functions.is_some() => version.clone(),
             _ => return function.call_within_context(context, args),

@@ -23,6 +23,7 @@ mod dataset_columns;
 mod debug_data;
 pub mod encoding;
 mod generate;
+mod growing;
 mod head;
 mod labels;
 mod language_models;
@@ -72,6 +73,7 @@ pub fn register(engine: &mut rhai::Engine) {
     dataset_columns::register(engine);
     debug_data::register(engine);
     generate::register(engine);
+    growing::register(engine);
     head::register(engine);
     language_models::register(engine);
     load_dataset::register(engine);

@@ -292,7 +292,10 @@ fn load(context: &NativeCallContext, class: &Class, name: &str, options: Map) ->
     let config = options.row("config")?;
     let overrides = with_config(&config, options.rest()?);
     let folder = open_model(session.places(), &Hub::from_env(), name, revision.as_deref())?;
-    let library = library.map(|path| session.places().path(&path).unwrap_or_else(|| path.into()));
+    let library = match library {
+        Some(path) => Some(session.places().path(&path)?.unwrap_or_else(|| path.into())),
+        None => None,
+    };
     let task = task_for(&session, &folder, &class.task, library.as_deref())?;
     let settings = settings(context, class, name, overrides, ignore, "from_pretrained", task)?;
     let model = Model::from_pretrained(&folder, settings)?;
@@ -460,8 +463,10 @@ mod model_functions {
     /// ```
     #[rhai_fn(pure, return_raw)]
     pub fn save_pretrained(context: NativeCallContext, model: &mut Model, folder: &str) -> ScriptResult<()> {
-        model.save_pretrained(std::path::Path::new(folder)).map_err(raise)?;
-        Session::of(&context).reporter().saved(std::path::Path::new(folder));
+        let (session, folder) = (Session::of(&context), std::path::Path::new(folder));
+        session.permissions().write_below(folder).map_err(raise)?;
+        model.save_pretrained(folder).map_err(raise)?;
+        session.reporter().saved(folder);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::api::loops;
 use crate::api::options::Options;
 use crate::api::session::Session;
 use crate::api::tensor::number;
+use crate::cancel::meter;
 use crate::error::{Error, Result, What};
 use crate::head::Model;
 use crate::head::script::convert::{ScriptResult, raise, type_name};
@@ -268,6 +269,7 @@ mod optimizers {
     /// ```
     #[rhai_fn(pure, return_raw)]
     pub fn step(context: NativeCallContext, optimizer: &mut ScriptOptimizer) -> ScriptResult<()> {
+        meter::note_work();
         optimizer.lock().step(&optimizer.0.model).map_err(raise)?;
         loops::after_step(&Session::of(&context)).map_err(raise)
     }

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use rhai::{Array, Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext};
 
 use crate::api::session::Session;
+use crate::cancel::meter;
 use crate::data::stages::{self, Key};
 use crate::data::{Dataset, Row, Value};
 use crate::error::{Error, Place, Result, What};
@@ -139,6 +140,8 @@ impl PerRow<'_> {
 
     fn call(&self, index: usize, row: &Row) -> ScriptResult<Dynamic> {
         let argument = row_to_dynamic(row);
+        meter::note_work();
+        let _call = meter::call();
         let result = match self.indices {
             Indices::Passed => self.function.call_within_context(self.context, (argument, index as i64)),
             Indices::Left => self.function.call_within_context(self.context, (argument,)),

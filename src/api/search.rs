@@ -1,5 +1,6 @@
 //! `trainer.hyperparameter_search(#{ ... })`, with Hugging Face's names and those of Optuna that it hands through.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rhai::plugin::*;
@@ -12,6 +13,7 @@ use crate::api::options::Options;
 use crate::api::search_space::ranges;
 use crate::api::session::Session;
 use crate::api::trainer::ScriptTrainer;
+use crate::cancel::meter;
 use crate::data::Value;
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, lower, raise, to_dynamic, type_name};
@@ -201,6 +203,7 @@ fn call<T: Clone + 'static>(
     trial: &TrialHandle,
     (what, wanted, hint): (&str, &str, &str),
 ) -> Result<T> {
+    let _call = meter::call();
     let value = function.call_within_context::<Dynamic>(context, (trial.clone(),)).map_err(lower)?;
     value.clone().try_cast::<T>().ok_or_else(|| {
         let (name, got) = (format!("what `{what}` returns"), type_name(&value));
@@ -225,6 +228,7 @@ fn hp_space(context: &NativeCallContext, space: &Space, trial: &TrialHandle) -> 
 
 fn objective(context: &NativeCallContext, function: Option<&FnPtr>, metrics: &JsonMap<String, Json>) -> Result<f64> {
     let Some(function) = function else { return search::default_objective(metrics) };
+    let _call = meter::call();
     let value = function.call_within_context::<Dynamic>(context, (json_to_dynamic(metrics),)).map_err(lower)?;
     value.as_float().or_else(|_| value.as_int().map(|number| number as f64)).map_err(|_| {
         let (name, got) = ("what `compute_objective` returns".into(), type_name(&value));
@@ -238,7 +242,10 @@ fn run(context: &NativeCallContext, trainer: &ScriptTrainer, options: Map) -> Re
     let base = arguments.get();
     let Settings { study, n_trials, timeout, patience, resume, space, objective: own, name } =
         Settings::read(options, base.seed)?;
-    let reporter = Session::of(context).reporter().clone();
+    let session = Session::of(context);
+    let reporter = session.reporter().clone();
+    let output_dir = Path::new(&base.output_dir);
+    session.permissions().write_below(output_dir)?;
     let name_hint = "end it with a string, for example `run-${trial.number}` in backticks";
     let search = Search {
         study,
@@ -249,8 +256,10 @@ fn run(context: &NativeCallContext, trainer: &ScriptTrainer, options: Map) -> Re
         hp_space: Box::new(|trial| hp_space(context, &space, trial)),
         objective: Box::new(|metrics| objective(context, own.as_ref(), metrics)),
         name: name.as_ref().map(|function| -> search::NameOf<'_> {
+            let session = &session;
             Box::new(move |trial| {
                 let name: rhai::ImmutableString = call(context, function, trial, ("hp_name", "a string", name_hint))?;
+                session.permissions().write_below(&output_dir.join(name.as_str()))?;
                 Ok(name.to_string())
             })
         }),

@@ -13,6 +13,7 @@ use rhai::NativeCallContext;
 
 use crate::api::live::Live;
 use crate::data::files::Places;
+use crate::data::permissions::Permissions;
 use crate::error::{Result, What};
 use crate::head::{Model, Task, WeakModel};
 use crate::report::Reporter;
@@ -137,6 +138,11 @@ impl Session {
     /// Where names are looked up.
     pub fn places(&self) -> &Places {
         &self.0.places
+    }
+
+    /// Which files scripts may read and write.
+    pub fn permissions(&self) -> &Permissions {
+        &self.0.places.permissions
     }
 
     /// Where tensors live.

@@ -14,6 +14,7 @@ use crate::api::session::Session;
 use crate::error::{Error, Result, What};
 use crate::head::script::convert::{ScriptResult, raise, raise_in, tensor_to_value, to_dynamic, type_name};
 use crate::kernels::normal;
+use crate::memory;
 use crate::tensor::arithmetic::{Arithmetic, Operand, arithmetic};
 use crate::tensor::rng::Rng;
 use crate::tensor::shape::{self, conflict, dtype_name, shown};
@@ -378,6 +379,7 @@ pub(super) fn sizes(name: &str, values: &[Dynamic]) -> Result<Vec<usize>> {
     if count.is_none() {
         return Err(conflict(format!("`{name}` of {}: that is too large", shown(&sizes))));
     }
+    memory::require_tensor(&sizes, size_of::<f64>())?;
     Ok(sizes)
 }
 

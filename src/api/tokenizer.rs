@@ -9,7 +9,6 @@ use rhai::{Array, FuncRegistration, Map, Module};
 use crate::api::encoding::{self, ScriptEncoding, int_array, optional_int, texts};
 use crate::api::options::Options;
 use crate::api::session::Session;
-use crate::data::files::Folder;
 use crate::data::hub::{Hub, open_tokenizer};
 use crate::error::{Result, What};
 use crate::head::script::convert::{ScriptResult, raise, raise_at, type_name};
@@ -79,7 +78,7 @@ fn load(context: &NativeCallContext, class: &str, name: &str, options: Map, kind
     options.finish()?;
     let hub = Hub::from_env();
     let folder = open_tokenizer(session.places(), &hub, name, revision.as_deref())?;
-    settings.from_hub = matches!(&folder, Folder::Disk(path) if path.starts_with(&hub.settings().cache));
+    settings.from_hub = folder.on_disk().is_some_and(|path| path.starts_with(&hub.settings().cache));
     Tokenizer::from_folder(&folder, settings)
 }
 
@@ -399,8 +398,10 @@ mod tokenizer_functions {
     /// expect(AutoTokenizer::from_pretrained("my-model").vocab_size == 8000, "the same tokenizer");
     /// ```
     #[rhai_fn(global, pure, return_raw)]
-    pub fn save_pretrained(tokenizer: &mut Tokenizer, dir: &str) -> ScriptResult<()> {
-        tokenizer.save_pretrained(std::path::Path::new(dir)).map_err(raise)
+    pub fn save_pretrained(context: NativeCallContext, tokenizer: &mut Tokenizer, dir: &str) -> ScriptResult<()> {
+        let dir = std::path::Path::new(dir);
+        Session::of(&context).permissions().write_below(dir).map_err(raise)?;
+        tokenizer.save_pretrained(dir).map_err(raise)
     }
 
     /// The number of entries with added tokens: Python's `len(tokenizer)`.

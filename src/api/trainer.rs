@@ -19,6 +19,7 @@ use crate::api::session::Session;
 use crate::api::trainer_data::{dataset, evaluation_data, predictions_map};
 use crate::api::training_arguments::TrainingArguments as Arguments;
 use crate::data::Dataset;
+use crate::data::permissions::Permissions;
 use crate::error::{Error, Result, What};
 use crate::head::Model;
 use crate::head::script::convert::{ScriptResult, raise, type_name};
@@ -198,6 +199,8 @@ impl ScriptTrainer {
             Some(Resume::From(path)) => Some(PathBuf::from(path)),
         };
         let session = Session::of(context);
+        session.permissions().write_below(Path::new(&trainer.args().output_dir))?;
+        folder.iter().try_for_each(|folder| may_resume(session.permissions(), folder))?;
         let _training = session.live().training(&trainer.args().output_dir, session.reporter());
         let output = trainer.train(folder, &mut self.hooks(context));
         self.0.view.follow(trainer.state());
@@ -232,6 +235,16 @@ impl ScriptTrainer {
         map.insert("metrics".into(), json_to_dynamic(&evaluation.metrics));
         Ok(map)
     }
+}
+
+/// Whether a recipe may go on from a checkpoint, and from the best one that it names.
+fn may_resume(permissions: &Permissions, folder: &Path) -> Result<()> {
+    permissions.read_below(folder)?;
+    // What is wrong with the state is said by whoever reads it all.
+    let text = std::fs::read_to_string(folder.join("trainer_state.json")).unwrap_or_default();
+    let state: Json = serde_json::from_str(&text).unwrap_or_default();
+    let best = state.get("best_model_checkpoint").and_then(Json::as_str);
+    best.map_or(Ok(()), |best| permissions.read_below(Path::new(best)))
 }
 
 /// Training, evaluation and prediction.
@@ -386,8 +399,10 @@ mod trainer_functions {
             Session::of(&context).reporter().note(&format!("`fast_dev_run`: the model in {folder} stays as it is"));
             return Ok(());
         }
-        trainer.lock().and_then(|trainer| trainer.save_model(Path::new(folder))).map_err(raise)?;
-        Session::of(&context).reporter().saved(Path::new(folder));
+        let (session, folder) = (Session::of(&context), Path::new(folder));
+        session.permissions().write_below(folder).map_err(raise)?;
+        trainer.lock().and_then(|trainer| trainer.save_model(folder)).map_err(raise)?;
+        session.reporter().saved(folder);
         Ok(())
     }
 

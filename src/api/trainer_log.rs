@@ -106,8 +106,14 @@ mod trainer_log {
     /// expect(read_json("noted/all_results.json").eval_accuracy == 0.9, "beside those of other splits");
     /// ```
     #[rhai_fn(pure, return_raw)]
-    pub fn save_metrics(trainer: &mut ScriptTrainer, split: &str, metrics: Map) -> ScriptResult<()> {
-        super::save(&super::output_dir(trainer), split, &metrics).map_err(raise)
+    pub fn save_metrics(
+        context: NativeCallContext,
+        trainer: &mut ScriptTrainer,
+        split: &str,
+        metrics: Map,
+    ) -> ScriptResult<()> {
+        let saved = super::output_dir(&context, trainer).and_then(|folder| super::save(&folder, split, &metrics));
+        saved.map_err(raise)
     }
 
     /// Writes `trainer_state.json` to the output folder.
@@ -121,14 +127,18 @@ mod trainer_log {
     /// expect(read_json("state/trainer_state.json").global_step == 0, "nothing has been trained");
     /// ```
     #[rhai_fn(pure, return_raw)]
-    pub fn save_state(trainer: &mut ScriptTrainer) -> ScriptResult<()> {
+    pub fn save_state(context: NativeCallContext, trainer: &mut ScriptTrainer) -> ScriptResult<()> {
         let state = trainer.lock().map(|inner| inner.state().to_json()).map_err(raise)?;
-        super::write(&super::output_dir(trainer).join("trainer_state.json"), &state).map_err(raise)
+        let folder = super::output_dir(&context, trainer).map_err(raise)?;
+        super::write(&folder.join("trainer_state.json"), &state).map_err(raise)
     }
 }
 
-fn output_dir(trainer: &ScriptTrainer) -> PathBuf {
-    PathBuf::from(&trainer.arguments().get().output_dir)
+/// The trainer's folder, into which the recipe may write.
+fn output_dir(context: &NativeCallContext, trainer: &ScriptTrainer) -> Result<PathBuf> {
+    let folder = PathBuf::from(&trainer.arguments().get().output_dir);
+    Session::of(context).permissions().write_below(&folder)?;
+    Ok(folder)
 }
 
 fn json(values: &Map) -> Result<JsonMap<String, Json>> {

@@ -91,6 +91,7 @@ impl TrainingArguments {
             args.data_seed = None;
         }
         session.redirected(&mut args.output_dir);
+        session.permissions().write(std::path::Path::new(&args.output_dir))?;
         let changes = changes.map(|changes| changes::read(changes, &args)).transpose()?.unwrap_or_default();
         Ok(TrainingArguments(TrainingArguments::new(args).0, changes.into()))
     }

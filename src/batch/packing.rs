@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
 
 use crate::batch::features::{Column, Features};
+use crate::cancel::meter;
 use crate::data::Row;
 use crate::error::{Error, Place, Result, What};
 use crate::kernels::dropout::TokenNumber;
@@ -277,8 +278,10 @@ impl Batch {
         self.dropout_sites.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Counts dropout sites from 0 again: called where a forward starts, so that the same forward drops the same elements.
+    /// Counts dropout sites from 0 again: called where a forward starts, so that the same forward drops the same elements. What
+    /// the forward takes is the library's.
     pub fn start_forward(&self) {
+        meter::note_work();
         self.dropout_sites.store(0, Ordering::Relaxed);
     }
 

@@ -10,12 +10,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::data::permissions::{Grants, Permissions};
 use crate::error::{Error, Result, What};
 use crate::host::builds::Builds;
 use crate::host::diagnostics::{Diagnostic, Outcome, Style};
 use crate::host::run::RunSettings;
 use crate::host::sources::Sources;
 use crate::kernels;
+use crate::memory;
 use crate::plugin::canary;
 use crate::report::{Output, Reporter};
 use crate::tensor::device;
@@ -69,6 +71,9 @@ const ENVIRONMENT: &str = "\
 Environment:
   RETUNE_KERNELS  \"amx\", \"avx512\" or \"gemm\", of which the first that the machine has is the default; \"emulated\"
                   (what amx computes, anywhere) and \"reference\" (plain tensor operations) are slower, for comparison
+  RETUNE_MEMORY   How much memory the program may take, such as 6G or 500M; else what the machine has left
+  RETUNE_CALL_SECONDS
+                  How long one call of a script's function may compute: 60 unless it is given, 0 for ever
   RETUNE_HOME     Where allowed plugins are kept; else $XDG_DATA_HOME/retune, else ~/.local/share/retune
   NO_COLOR        Leave out colours";
 
@@ -94,10 +99,10 @@ pub struct Globals {
     /// Where tensors live
     #[arg(long, global = true, default_value = "auto", value_parser = clap::builder::PossibleValuesParser::new(device::NAMES))]
     pub device: String,
-    /// Let scripts read below PATH as well
+    /// Let scripts read below PATH too, beside the working directory and the recipe's folder
     #[arg(long, global = true, value_name = "PATH")]
     pub allow_read: Vec<PathBuf>,
-    /// Let scripts write below PATH as well
+    /// Let scripts write and read below PATH too, beside the working directory
     #[arg(long, global = true, value_name = "PATH")]
     pub allow_write: Vec<PathBuf>,
     /// Use this seed instead of the recipe's
@@ -127,6 +132,18 @@ impl Context {
         Context { globals: self.globals.clone(), reporter: self.reporter.clone(), sources: sources.clone() }
     }
 
+    /// What scripts may read and write beside their own folder and the working directory.
+    ///
+    /// # Errors
+    /// An empty path.
+    fn grants(&self) -> Result<Grants> {
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).map_err(|source| Error::new(What::Read { path: path.clone(), source }))
+        };
+        let all = |paths: &[PathBuf]| paths.iter().map(absolute).collect::<Result<_>>();
+        Ok(Grants { read: all(&self.globals.allow_read)?, write: all(&self.globals.allow_write)? })
+    }
+
     /// The settings of a run of `recipe`, with `name=value` arguments.
     ///
     /// # Errors
@@ -137,6 +154,7 @@ impl Context {
             return Err(Error::new(What::NotFound { kind: "folder", name })
                 .hint("`--stdlib` wants a folder like the embedded library"));
         }
+        let permissions = Permissions::of_recipe(&recipe, &working_dir()?, &self.grants()?);
         Ok(RunSettings {
             recipe,
             arguments: parse_arguments(arguments)?,
@@ -146,8 +164,13 @@ impl Context {
             reporter: self.reporter.clone(),
             plugins: self.globals.plugin.clone(),
             builds: Builds::default(),
+            permissions,
         })
     }
+}
+
+fn working_dir() -> Result<PathBuf> {
+    std::env::current_dir().map_err(|source| What::Read { path: ".".into(), source }.into())
 }
 
 /// Runs the command line `arguments`, program name first, and returns the exit code.
@@ -166,7 +189,7 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
     if let Some(complaint) = kernels::tiles::complaint() {
         context.reporter.warning(complaint);
     }
-    let outcome = match kernels::path_from_env() {
+    let outcome = match kernels::path_from_env().and_then(|path| memory::check_variable().map(|()| path)) {
         Ok(_) => command.execute(&context),
         Err(error) => Err(Box::new(Diagnostic::from(&error))),
     };

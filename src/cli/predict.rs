@@ -12,6 +12,7 @@ use crate::api::session::Session;
 use crate::cli::Context;
 use crate::data::{Row, Value};
 use crate::data::hub::{Hub, open_model};
+use crate::data::permissions::Permissions;
 use crate::error::{Error, Result, What};
 use crate::head::{Model, ModelSettings};
 use crate::host::diagnostics::Outcome;
@@ -53,7 +54,9 @@ impl Predict {
 
     fn predict(self, context: &Context) -> Result<()> {
         // The task's script runs as it does in a recipe.
-        let settings = context.run_settings("predict".into(), &[])?;
+        let mut settings = context.run_settings("predict".into(), &[])?;
+        // The user names the model, and no recipe is at work.
+        settings.permissions = Permissions::default();
         let host = Host::new(settings, &context.sources);
         let session = &host.session;
         let pipeline = open(session, &self)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::Context;
+use crate::data::permissions::Permissions;
 use crate::error::What;
 use crate::host::diagnostics::Outcome;
 use crate::host::replay;
@@ -32,11 +33,15 @@ impl Replay {
             std::path::absolute(&path).map_err(|source| crate::error::Error::new(What::Read { path, source }))
         };
         let folder = absolute(folder)?;
-        let settings = replay::settings(&recorded, context.run_settings(PathBuf::new(), &[])?);
+        let mut settings = replay::settings(&recorded, context.run_settings(PathBuf::new(), &[])?);
+        let grants = context.grants()?;
         let place = recorded.start.working_dir.clone();
         if place.as_os_str().is_empty() || std::env::set_current_dir(&place).is_err() {
             context.reporter.warning(&format!("the run's folder `{}` is gone: paths are looked up here", place.display()));
         }
+        // The folder of the repetition is the user's own choice.
+        settings.permissions =
+            Permissions::of_recipe(&settings.recipe, &super::working_dir()?, &grants).and_write(&folder);
         let host = replay::host(&recorded, settings, &context.sources, &folder)?;
         replay::run(&host, &recorded)?;
         context.reporter.note(&format!("the same changes at the same updates; files in {}", folder.display()));

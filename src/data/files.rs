@@ -7,8 +7,11 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cancel;
 use crate::data::embedded;
+use crate::data::permissions::Permissions;
 use crate::error::{Error, Result, What, nearest};
+use crate::memory;
 
 /// Where names are looked up. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +20,8 @@ pub struct Places {
     pub roots: Arc<[PathBuf]>,
     /// A folder that replaces the embedded `stdlib/`.
     pub stdlib: Option<PathBuf>,
+    /// Which files may be read and written; a folder in place of `stdlib/` is among those that may be read.
+    pub permissions: Permissions,
 }
 
 /// A folder of files, on disk or embedded.
@@ -24,32 +29,54 @@ pub struct Places {
 pub enum Folder {
     /// A folder on disk.
     Disk(PathBuf),
+    /// A folder on disk whose files are read only where the permissions let a recipe read them.
+    Restricted(PathBuf, Permissions),
     /// A folder of the embedded library, without the leading `std/`.
     Embedded(String),
 }
 
 impl Places {
-    /// The existing file or folder on disk that `name` means, tried relative to each root.
-    pub fn path(&self, name: &str) -> Option<PathBuf> {
+    /// The existing file or folder on disk that `name` means, tried relative to each root. What is read of it is opened through
+    /// [`Places::open`] or [`Permissions::read`], which follow its links again.
+    ///
+    /// # Errors
+    /// A name that leads to what may not be read, whether it is there or not.
+    pub fn path(&self, name: &str) -> Result<Option<PathBuf>> {
         let direct = Path::new(name);
-        if direct.is_absolute() || self.roots.is_empty() {
-            return direct.exists().then(|| direct.to_path_buf());
+        let candidates: Vec<PathBuf> = match direct.is_absolute() || self.roots.is_empty() {
+            true => vec![direct.to_path_buf()],
+            false => self.roots.iter().map(|root| root.join(name)).collect(),
+        };
+        // A link that leads to nothing is there too, and is refused.
+        if let Some(found) = candidates.iter().find(|path| path.symlink_metadata().is_ok()) {
+            self.permissions.read_named(name, found)?;
+            return Ok(found.exists().then(|| found.clone()));
         }
-        self.roots.iter().map(|root| root.join(name)).find(|path| path.exists())
+        let refused = candidates.iter().map(|path| self.permissions.read_named(name, path)).collect::<Result<Vec<_>>>();
+        refused.map(|_| None)
+    }
+
+    /// The folder `path`, which was found by [`Places::path`].
+    pub fn open(&self, path: PathBuf) -> Folder {
+        match self.permissions.is_restricted() {
+            true => Folder::Restricted(path, self.permissions.clone()),
+            false => Folder::Disk(path),
+        }
     }
 
     /// The folder that `name` means, where it is embedded or on disk; `None` where it may be a hub repository.
     ///
     /// # Errors
-    /// An unknown `std/...` name.
+    /// An unknown `std/...` name, and what [`Places::path`] refuses.
     pub fn folder(&self, name: &str) -> Result<Option<Folder>> {
         let Some(inner) = name.strip_prefix("std/") else {
-            return Ok(self.path(name).filter(|path| path.is_dir()).map(Folder::Disk));
+            return Ok(self.path(name)?.filter(|path| path.is_dir()).map(|path| self.open(path)));
         };
         if let Some(stdlib) = &self.stdlib {
             let path = stdlib.join(inner);
             if path.is_dir() {
-                return Ok(Some(Folder::Disk(path)));
+                self.permissions.read(&path)?;
+                return Ok(Some(self.open(path)));
             }
         }
         let prefix = format!("{inner}/");
@@ -65,6 +92,7 @@ impl Places {
     /// An unknown name, or text that is not UTF-8.
     pub fn std_text(&self, inner: &str) -> Result<Cow<'static, str>> {
         if let Some(path) = self.stdlib.as_ref().map(|stdlib| stdlib.join(inner)).filter(|path| path.is_file()) {
+            let path = self.permissions.read(&path)?;
             return std::fs::read_to_string(&path).map(Cow::Owned).map_err(|source| What::Read { path, source }.into());
         }
         let bytes = embedded::file(inner).ok_or_else(|| unknown_std(&format!("std/{inner}")))?;
@@ -92,18 +120,12 @@ impl Folder {
     /// The bytes of the file `name`, or `None` where the folder has no such file.
     ///
     /// # Errors
-    /// A file that is there and cannot be read.
+    /// A file that is there and cannot be read, or may not be.
     pub fn read(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>> {
         match self {
             Folder::Embedded(inner) => Ok(embedded::file(&format!("{inner}/{name}")).map(Cow::Borrowed)),
-            Folder::Disk(folder) => {
-                let path = folder.join(name);
-                match std::fs::read(&path) {
-                    Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
-                    Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                    Err(source) => Err(What::Read { path, source }.into()),
-                }
-            }
+            Folder::Restricted(folder, permissions) => read(&permissions.read(&folder.join(name))?),
+            Folder::Disk(folder) => read(&folder.join(name)),
         }
     }
 
@@ -123,7 +145,7 @@ impl Folder {
     pub fn has(&self, name: &str) -> bool {
         match self {
             Folder::Embedded(inner) => embedded::file(&format!("{inner}/{name}")).is_some(),
-            Folder::Disk(folder) => folder.join(name).is_file(),
+            Folder::Disk(folder) | Folder::Restricted(folder, _) => folder.join(name).is_file(),
         }
     }
 
@@ -137,7 +159,7 @@ impl Folder {
                 let prefix = format!("{inner}/");
                 embedded::FILES.iter().filter_map(|(path, _)| path.strip_prefix(&prefix)).map(str::to_string).collect()
             }
-            Folder::Disk(folder) => {
+            Folder::Disk(folder) | Folder::Restricted(folder, _) => {
                 let wrap = |source| Error::new(What::Read { path: folder.clone(), source });
                 let mut names = Vec::new();
                 for entry in std::fs::read_dir(folder).map_err(wrap)? {
@@ -160,19 +182,39 @@ impl Folder {
     /// A folder that cannot be listed.
     pub fn all_files(&self) -> Result<Vec<String>> {
         let mut files = self.files()?;
-        if let Folder::Disk(folder) = self {
+        if let Some(folder) = self.on_disk() {
             below(folder, "", DEPTH, &mut files)?;
             files.sort();
         }
         Ok(files)
     }
 
+    /// The folder's path, where it is on disk.
+    pub fn on_disk(&self) -> Option<&Path> {
+        match self {
+            Folder::Embedded(_) => None,
+            Folder::Disk(folder) | Folder::Restricted(folder, _) => Some(folder),
+        }
+    }
+
     /// The path of the file `name` as messages show it; embedded files are shown as `std/...`.
     pub fn join(&self, name: &str) -> PathBuf {
         match self {
             Folder::Embedded(inner) => Path::new("std").join(inner).join(name),
-            Folder::Disk(folder) => folder.join(name),
+            Folder::Disk(folder) | Folder::Restricted(folder, _) => folder.join(name),
         }
+    }
+}
+
+/// The bytes of a file on disk, where it is there.
+fn read(path: &Path) -> Result<Option<Cow<'static, [u8]>>> {
+    cancel::check()?;
+    let size = path.metadata().map_or(0, |metadata| metadata.len());
+    memory::require(size.into(), || format!("reading `{}`", path.display()))?;
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(What::Read { path: path.to_path_buf(), source }.into()),
     }
 }
 

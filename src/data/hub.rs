@@ -98,7 +98,7 @@ fn open(places: &Places, hub: &Hub, name: &str, revision: Option<&str>, wanted: 
         return Ok(folder);
     }
     let not_found = || Error::new(What::NotFound { kind: "model", name: name.to_string() });
-    if places.path(name).is_some() {
+    if places.path(name)?.is_some() {
         return Err(not_found().hint("it is a file, not a directory; a model is a directory with config.json in it"));
     }
     // A misspelt local directory would otherwise end as a question about the network.
@@ -119,7 +119,7 @@ fn open(places: &Places, hub: &Hub, name: &str, revision: Option<&str>, wanted: 
 fn nearest_folder(places: &Places, name: &str) -> Option<String> {
     let path = Path::new(name);
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
-    let entries = std::fs::read_dir(places.path(parent.to_str()?)?).ok()?.flatten();
+    let entries = std::fs::read_dir(places.path(parent.to_str()?).ok()??).ok()?.flatten();
     let folders = entries.filter(|entry| entry.path().is_dir());
     let mut names: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();

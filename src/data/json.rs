@@ -85,7 +85,7 @@ fn end(text: &str, at: usize, path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// Broken JSON, or another shape, with file and place.
-pub(super) fn squad_document(text: &str, path: &Path) -> Result<Parsed> {
+pub fn squad_document(text: &str, path: &Path) -> Result<Parsed> {
     match serde_json::from_str(text).map_err(|error| broken(&error, text, 0, path))? {
         Value::Map(fields) => squad::rows(&fields, path),
         other => {
@@ -192,7 +192,8 @@ pub(super) fn explain(error: &serde_json::Error, text: &str) -> (usize, String, 
     }
     let full = error.to_string();
     let problem = full.rsplit_once(" at line ").map_or(full.as_str(), |(problem, _)| problem);
-    let word = text[..at].rfind(|letter: char| !letter.is_alphanumeric()).map_or(0, |before| before + 1);
+    let before = text[..at].char_indices().rfind(|(_, letter)| !letter.is_alphanumeric());
+    let word = before.map_or(0, |(before, letter)| before + letter.len_utf8());
     let hint = match text[word..].chars().next() {
         Some('N' | 'I') if ["NaN", "Infinity", "None"].iter().any(|name| text[word..].starts_with(name)) => {
             Some("JSON has no NaN, Infinity or None; write null")

@@ -155,7 +155,7 @@ impl Chosen {
 }
 
 fn plan<'a>(places: &Places, name: &'a str, options: &LoadOptions) -> Result<Plan<'a>> {
-    let is_builder = options.data_files.is_some() && BUILDERS.contains(&name) && places.path(name).is_none();
+    let is_builder = options.data_files.is_some() && BUILDERS.contains(&name) && places.path(name)?.is_none();
     let format = match &options.format {
         Some(format) => Chosen::Given(Format::named(format)?),
         None if is_builder => Chosen::Builder(Format::named(name)?),

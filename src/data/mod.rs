@@ -23,6 +23,7 @@ mod layout;
 pub mod load;
 mod magic;
 pub mod parquet;
+pub mod permissions;
 pub mod slices;
 mod sources;
 pub mod splits;

@@ -76,10 +76,10 @@ pub(super) fn file(places: &Places, name: &str) -> Result<Option<Source>> {
         let place = folder.map(Keeper::Folder);
         return Ok(place.map(|place| Source { place, file: file.to_string(), shown }));
     }
-    let Some(path) = places.path(name).filter(|path| path.is_file()) else { return Ok(None) };
+    let Some(path) = places.path(name)?.filter(|path| path.is_file()) else { return Ok(None) };
     let file = path.file_name().map(|file| file.to_string_lossy().into_owned());
     let parent = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    Ok(file.map(|file| Source { place: Keeper::Folder(Folder::Disk(parent)), file, shown }))
+    Ok(file.map(|file| Source { place: Keeper::Folder(places.open(parent)), file, shown }))
 }
 
 /// The splits of a folder, by the names of its files and of the folders in it.
@@ -151,16 +151,16 @@ fn matching(places: &Places, folder: Option<(&str, &Folder)>, pattern: &str) -> 
             // The part before the first wildcard names the folder that is searched.
             let plain = pattern.find(['*', '?', '[']).map_or(pattern, |at| &pattern[..at]);
             let (base, inner) = plain.rfind('/').map_or((".", pattern), |at| (&pattern[..at], &pattern[at + 1..]));
-            let Some(path) = places.path(base).filter(|path| path.is_dir()) else {
+            let Some(path) = places.path(base)?.filter(|path| path.is_dir()) else {
                 return splits::matching(&[], pattern).map(|_| Vec::new());
             };
-            (Folder::Disk(path), if base == "." { PathBuf::new() } else { PathBuf::from(base) }, inner)
+            (places.open(path), if base == "." { PathBuf::new() } else { PathBuf::from(base) }, inner)
         }
     };
     // Where `**` is not used, folders below those that the pattern names need no look.
-    let files = match (&folder, pattern.contains('/')) {
-        (Folder::Disk(_), true) => folder.all_files()?,
-        _ => folder.files()?,
+    let files = match folder.on_disk().is_some() && pattern.contains('/') {
+        true => folder.all_files()?,
+        false => folder.files()?,
     };
     let found = splits::matching(&files, pattern)?;
     Ok(found.into_iter().map(|file| Source::of_folder(&folder, &base, file)).collect())
@@ -174,14 +174,14 @@ pub(super) fn missing(places: &Places, name: &str) -> Error {
     let error = Error::new(What::NotFound { kind, name: name.into() });
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let inner = parent.map_or_else(|| ".".into(), |parent| parent.display().to_string());
-    let folder = self::folder(places, &inner).ok().flatten().or_else(|| places.path(&inner).map(Folder::Disk));
+    let folder = self::folder(places, &inner).ok().flatten().or_else(|| places.path(&inner).ok()?.map(Folder::Disk));
     let near = folder.and_then(|folder| self::near(&folder, path));
     match near {
         Some(near) => {
             let near = parent.map_or_else(|| near.clone(), |parent| parent.join(&near).display().to_string());
             error.hint(format!("did you mean `{near}`?"))
         }
-        None if is_path && parent.is_some_and(|parent| places.path(&parent.display().to_string()).is_none()) => {
+        None if is_path && parent.is_some_and(|parent| matches!(places.path(&parent.display().to_string()), Ok(None))) => {
             error.hint(format!("there is no folder `{inner}` either"))
         }
         None if is_path => error.hint("the path is looked up from the working directory and the recipe's folder"),
@@ -194,7 +194,7 @@ pub(super) fn missing(places: &Places, name: &str) -> Error {
 /// The file or folder in `folder` whose name is nearest to that of `path`.
 fn near(folder: &Folder, path: &Path) -> Option<String> {
     let mut names = folder.files().unwrap_or_default();
-    if let Folder::Disk(folder) = folder {
+    if let Some(folder) = folder.on_disk() {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         let folders = entries.filter(|entry| entry.path().is_dir());
         names.extend(folders.map(|entry| entry.file_name().to_string_lossy().into_owned()));

@@ -12,7 +12,9 @@ use rhai::{AST, Engine, Scope};
 
 use crate::api::book::Parts;
 use crate::api::session::{Session, SessionSettings};
+use crate::cancel::meter;
 use crate::data::files::Places;
+use crate::data::permissions::Permissions;
 use crate::error::{Error, Result, What};
 use crate::host::arguments::{Asked, imports};
 use crate::host::builds::Builds;
@@ -46,6 +48,8 @@ pub struct RunSettings {
     pub plugins: Vec<PathBuf>,
     /// The builds of plugins that runs before it have opened in this process.
     pub builds: Builds,
+    /// Which files its scripts may read and write: all of them, unless somebody says otherwise.
+    pub permissions: Permissions,
 }
 
 impl RunSettings {
@@ -53,7 +57,8 @@ impl RunSettings {
     pub fn new(recipe: impl Into<PathBuf>, reporter: Reporter) -> Self {
         let (arguments, stdlib, device, seed) = (BTreeMap::new(), None, Device::Cpu, None);
         let (recipe, plugins, builds) = (recipe.into(), Vec::new(), Builds::default());
-        RunSettings { recipe, arguments, stdlib, device, seed, reporter, plugins, builds }
+        let permissions = Permissions::default();
+        RunSettings { recipe, arguments, stdlib, device, seed, reporter, plugins, builds, permissions }
     }
 }
 
@@ -81,8 +86,10 @@ impl Host {
         let (sources, deadline, tasks) = (sources.clone(), Deadline::default(), Registry::default());
         let builds = settings.builds;
         builds.begin_run();
+        // The library is the user's own choice, from the command line.
+        let permissions = settings.stdlib.iter().fold(settings.permissions, |known, folder| known.and_read(folder));
         let session = Session::new(SessionSettings {
-            places: Places { roots: roots(&settings.recipe), stdlib: settings.stdlib },
+            places: Places { roots: roots(&settings.recipe), stdlib: settings.stdlib, permissions },
             device: settings.device,
             reporter: settings.reporter,
             arguments: settings.arguments.clone(),
@@ -157,7 +164,8 @@ impl Host {
     }
 
     fn run_here(&self) -> Outcome {
-        let _in_force = self.deadline.enforce();
+        let (_in_force, _ticking) = (self.deadline.enforce(), meter::tick());
+        meter::this_is_the_recipe();
         let ast = self.compile()?;
         self.engine.run_ast_with_scope(&mut Scope::new(), &ast).map_err(|error| self.explain(&error))?;
         self.session.refuse_unasked()?;

@@ -149,7 +149,8 @@ pub fn read_script(places: &Places, name: &str) -> Result<String> {
         return places.std_text(inner).map(std::borrow::Cow::into_owned);
     }
     let path = Path::new(name);
-    let bytes = std::fs::read(path).map_err(|source| match source.kind() {
+    let opened = places.permissions.read(path)?;
+    let bytes = std::fs::read(opened).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => near_file(path),
         _ => What::Read { path: path.into(), source }.into(),
     })?;

@@ -45,7 +45,7 @@ pub fn load_task(session: &Session, sources: &Sources, deadline: &Deadline, name
         return Err(error.hint("a script can extend scripts alone"));
     }
     let path = imported_name("", name);
-    let path = match session.places().path(&path) {
+    let path = match session.places().path(&path)? {
         Some(found) => found.to_string_lossy().into_owned(),
         None => path,
     };

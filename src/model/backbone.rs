@@ -5,11 +5,13 @@ use std::path::Path;
 use candle_core::Device;
 use serde_json::Value;
 
+use crate::cancel;
 use crate::data::files::Folder;
 use crate::error::{Error, Place, Result, What};
+use crate::memory;
 use crate::model::config::ModelConfig;
 use crate::model::encoder::Encoder;
-use crate::model::family::{self, Family};
+use crate::model::family::{self, EncoderConfig, Family};
 use crate::model::parameters::{Builder, LoadRecord};
 use crate::model::weights::Weights;
 
@@ -68,6 +70,7 @@ impl Backbone {
     /// # Errors
     /// An unsupported family, or sizes that are missing or do not fit.
     pub fn from_config(config: ModelConfig, settings: &LoadSettings) -> Result<Self> {
+        cancel::check()?;
         let family = family::of(&config)?;
         let mut full = ModelConfig::from_map((family.config_defaults)());
         let given: Vec<_> = config.map().iter().map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -79,6 +82,7 @@ impl Backbone {
     fn build(config: ModelConfig, weights: Weights, settings: &LoadSettings) -> Result<Self> {
         let family = family::of(&config)?;
         let encoder_config = (family.encoder_config)(&config)?;
+        require_layers(&encoder_config)?;
         let stored_type = weights.stored_type();
         let builder = Builder::new(weights, settings.device.clone(), settings.seed, settings.ignore_mismatched_sizes);
         let encoder = Encoder::new(&builder, family, encoder_config).map_err(|error| match error.what() {
@@ -110,4 +114,14 @@ impl Backbone {
             error.hint(format!("does config.json belong to these weights? they have, for example, {found}"))
         })
     }
+}
+
+/// Refuses a number of layers that no memory holds, before the first one is made.
+fn require_layers(config: &EncoderConfig) -> Result<()> {
+    /// Names, shapes and locks of a layer's parameters.
+    const OVERHEAD: u128 = 32 << 10;
+    let (hidden, inner) = (config.hidden_size as u128, config.intermediate_size as u128);
+    let layer = hidden.saturating_mul(hidden.saturating_mul(4).saturating_add(inner.saturating_mul(2)));
+    let bytes = layer.saturating_mul(size_of::<f32>() as u128).saturating_add(OVERHEAD);
+    memory::require(bytes.saturating_mul(config.n_layers as u128), || format!("a model of {} layers", config.n_layers))
 }

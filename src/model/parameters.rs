@@ -12,6 +12,7 @@ use indexmap::IndexMap;
 
 use crate::error::{Error, Result, What, nearest};
 use crate::kernels::{normal, pages};
+use crate::memory;
 use crate::model::weights::Weights;
 use crate::tensor::rng::Rng;
 
@@ -276,7 +277,10 @@ impl Builder {
         drop(record);
         let var = match loaded {
             Some(values) => Var::from_vec(values, shape, &self.device)?,
-            None => Var::from_vec(self.fill(name, shape, init), shape, &self.device)?,
+            None => {
+                memory::require_tensor(shape, size_of::<f32>())?;
+                Var::from_vec(self.fill(name, shape, init), shape, &self.device)?
+            }
         };
         self.parameters.insert(Parameter { name: name.to_string(), var, trainable: AtomicBool::new(true) })
     }

@@ -59,7 +59,7 @@ impl Weights {
     /// As [`Weights::open`].
     pub fn kept(folder: &Folder, family: &Family, is_tied: bool) -> Result<Self> {
         let key = || -> Result<Option<Key>> {
-            let Folder::Disk(path) = folder else { return Ok(None) };
+            let Some(path) = folder.on_disk() else { return Ok(None) };
             let files = shard_files(folder)?;
             let known = files.iter().map(|file| stages::identity(&path.join(file))).collect::<Option<Vec<_>>>();
             let about = path.display().to_string();

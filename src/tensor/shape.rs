@@ -6,6 +6,7 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result, What};
+use crate::memory;
 use crate::tensor::arithmetic::promoted;
 
 /// A shape as people write it: `(2, 3)`.
@@ -42,7 +43,7 @@ pub fn conflict(text: String) -> Error {
 /// The shape that `a` and `b` have in common, aligned at the last dimension, where a dimension of 1 fits any.
 ///
 /// # Errors
-/// Shapes that do not fit.
+/// Shapes that do not fit, or a shape that no memory holds.
 pub fn common_shape(name: &str, a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], place: usize| (place + dims.len()).checked_sub(rank).map_or(1, |own| dims[own]);
@@ -55,7 +56,9 @@ pub fn common_shape(name: &str, a: &[usize], b: &[usize]) -> Result<Vec<usize>> 
             shown(b)
         ))),
     });
-    each.collect()
+    let shape: Vec<usize> = each.collect::<Result<_>>()?;
+    memory::require_tensor(&shape, size_of::<f32>())?;
+    Ok(shape)
 }
 
 /// `x` repeated to `shape`, without copying; -1 keeps a dimension as it is.
@@ -76,6 +79,8 @@ pub fn expand(x: &Tensor, shape: &[i64]) -> Result<Tensor> {
             _ => return Err(unfit()),
         });
     }
+    // Without a copy for now: what is done with it needs one.
+    memory::require_tensor(&full, x.dtype().size_in_bytes())?;
     Ok(x.broadcast_as(full)?)
 }
 
@@ -163,8 +168,11 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (a, b) = promoted(a, b)?;
     let float = if a.dtype().is_int() { DType::F32 } else { a.dtype() };
     let whole = a.dtype();
+    let shape_of = |rows: usize, columns: usize| lead.iter().copied().chain([rows, columns]).collect::<Vec<usize>>();
+    memory::require_tensor(&shape_of(n, m), float.size_in_bytes())?;
     let full = |x: &Tensor, rows: usize, columns: usize| -> Result<Tensor> {
-        let shape: Vec<usize> = lead.iter().copied().chain([rows, columns]).collect();
+        let shape = shape_of(rows, columns);
+        memory::require_tensor(&shape, float.size_in_bytes())?;
         Ok(x.to_dtype(float)?.broadcast_as(shape)?.contiguous()?)
     };
     Ok(full(&a, n, k)?.matmul(&full(&b, k, m)?)?.to_dtype(whole)?) // (..., n, m)
@@ -180,6 +188,9 @@ pub fn index_select(x: &Tensor, dim: i64, ids: &Tensor) -> Result<Tensor> {
         return Err(conflict(format!("index_select takes ids of (n), but got {}", shown(ids.dims()))));
     }
     let ids = checked_ids("index_select", ids, x.dims()[axis])?;
+    let mut dims = x.dims().to_vec();
+    dims[axis] = ids.elem_count();
+    memory::require_tensor(&dims, x.dtype().size_in_bytes())?;
     Ok(x.contiguous()?.index_select(&ids, axis)?)
 }
 
@@ -198,6 +209,7 @@ pub fn gather(x: &Tensor, dim: i64, ids: &Tensor) -> Result<Tensor> {
             shown(ids.dims())
         )));
     }
+    memory::require_tensor(ids.dims(), x.dtype().size_in_bytes())?;
     let ids = checked_ids("gather", ids, x.dims()[axis])?;
     Ok(x.contiguous()?.gather(&ids, axis)?)
 }
@@ -235,6 +247,7 @@ pub fn cat(tensors: &[Tensor], dim: i64) -> Result<Tensor> {
             return Err(conflict(format!("cat of {wanted} and others: {problem}")));
         }
     }
+    require_joined(tensors)?;
     Ok(Tensor::cat(&of_one_type(tensors)?, axis)?)
 }
 
@@ -249,7 +262,13 @@ pub fn stack(tensors: &[Tensor], dim: i64) -> Result<Tensor> {
         let (shape, wanted) = (shown(tensors[number].dims()), shown(first.dims()));
         return Err(conflict(format!("stack of {wanted} and others: tensor {number} is {shape}")));
     }
+    require_joined(tensors)?;
     Ok(Tensor::stack(&of_one_type(tensors)?, axis)?)
+}
+
+fn require_joined(tensors: &[Tensor]) -> Result<()> {
+    let bytes = tensors.iter().map(|tensor| tensor.elem_count() as u128 * tensor.dtype().size_in_bytes() as u128);
+    memory::require(bytes.sum(), || format!("a tensor of {} others", tensors.len()))
 }
 
 fn of_one_type(tensors: &[Tensor]) -> Result<Vec<Tensor>> {

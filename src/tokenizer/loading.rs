@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value as Json, json};
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TruncationDirection};
 
@@ -47,6 +48,8 @@ pub(super) fn load(folder: &Folder, options: TokenizerOptions) -> Result<Tokeniz
         let detected = if vocab.contains_key("<s>") && vocab.contains_key("</s>") { Kind::Roberta } else { Kind::Gpt2 };
         let kind = kind.filter(|kind| matches!(kind, Kind::Roberta | Kind::Gpt2)).unwrap_or(detected);
         let merges = merge_rules(&merges, &folder.join("merges.txt"))?;
+        let largest = vocab.values().filter_map(Json::as_u64).max().unwrap_or(0);
+        refuse_large(largest, "vocab.json").map_err(|error| error.at(Place::file(folder.join("vocab.json"))))?;
         ("vocab.json", build(byte_level(vocab, merges, &config), folder, "vocab.json")?, Some(kind))
     } else {
         return Err(no_files(folder, "tokenizer.json"));
@@ -119,6 +122,58 @@ fn json_error(name: &str, path: &std::path::Path, error: &serde_json::Error) -> 
 struct Declared {
     #[serde(default)]
     added_tokens: Vec<DeclaredToken>,
+    model: DeclaredModel,
+}
+
+#[derive(Deserialize)]
+struct DeclaredModel {
+    #[serde(default)]
+    vocab: LargestId,
+}
+
+/// Ids from here on are refused: the crate makes lists as long as the largest id when it saves, and those of all models known
+/// are below a million.
+const ID_LIMIT: u64 = 1 << 24;
+
+/// The largest id of a vocabulary; that of a list is its length.
+#[derive(Default)]
+struct LargestId(u64);
+
+impl<'de> Deserialize<'de> for LargestId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Ids;
+        impl<'de> Visitor<'de> for Ids {
+            type Value = LargestId;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a vocabulary")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<LargestId, A::Error> {
+                let mut largest = 0;
+                while let Some((_, id)) = entries.next_entry::<IgnoredAny, u64>()? {
+                    largest = largest.max(id);
+                }
+                Ok(LargestId(largest))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> std::result::Result<LargestId, A::Error> {
+                let mut count = 0;
+                while entries.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(LargestId(count))
+            }
+        }
+        deserializer.deserialize_any(Ids)
+    }
+}
+
+fn refuse_large(largest: u64, name: &str) -> Result<()> {
+    match largest {
+        0..ID_LIMIT => Ok(()),
+        _ => Err(malformed(name, format!("the vocabulary has an id {largest}, and {ID_LIMIT} is the limit"))),
+    }
 }
 
 #[derive(Deserialize)]
@@ -134,6 +189,7 @@ fn from_json(text: &str, path: &std::path::Path) -> Result<tokenizers::Tokenizer
         .map_err(|problem| malformed(name, problem).at(Place::file(path)))?
         .map_err(|error| json_error(name, path, &error))?;
     let declared: Declared = serde_json::from_str(text).map_err(|error| json_error(name, path, &error))?;
+    refuse_large(declared.model.vocab.0, name).map_err(|error| error.at(Place::file(path)))?;
     if let Some(token) = declared.added_tokens.iter().find(|token| inner.token_to_id(&token.content) != Some(token.id))
     {
         let problem = match inner.token_to_id(&token.content) {

@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, FuncArgs, Map, Position, Scope};
 
 use crate::batch::Batch;
+use crate::cancel::meter;
 use crate::data::{Row, Value};
 use crate::error::{Error, Place, Result, What};
 use crate::head::{Function, HeadBuilder, HeadState, Output, Task};
@@ -180,6 +181,7 @@ impl TaskVersion {
         let options = CallFnOptions::new().eval_ast(false);
         let mut scope = Scope::new();
         let ast = self.script(function);
+        let _call = meter::call();
         let result = self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, ast, function, args);
         result.map_err(|mut error| {
             adjust(&mut error);

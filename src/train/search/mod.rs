@@ -13,7 +13,7 @@
 //! - `journal`: `trials.json`
 //! - `run`: the trials of a trainer
 
-mod journal;
+pub mod journal;
 pub mod parzen;
 pub mod pruner;
 mod run;
