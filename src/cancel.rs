@@ -7,16 +7,18 @@
 
 pub mod meter;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Result, What};
 
 /// The signal that asked the process to end; zero means none.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// How many guards of all threads want work to be finished.
+static ALL_FINISHING: AtomicUsize = AtomicUsize::new(0);
 
 /// Asks all work of the process to end because of `signal`. Async-signal-safe: it stores one number. The first signal stays.
 pub fn request(signal: i32) {
@@ -29,6 +31,36 @@ pub fn requested() -> Option<i32> {
     Some(SIGNAL.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
 }
 
+/// As [`requested`], and none while work of this thread is to be finished first.
+pub fn pressing() -> Option<i32> {
+    requested().filter(|_| FINISHING.get() == 0)
+}
+
+/// Lets this thread finish what it does before a signal ends it, for as long as the guard lives: whoever holds the guard asks
+/// [`requested`] where its work can stop. Deadlines count meanwhile.
+#[must_use]
+pub fn finish_first() -> FinishFirst {
+    FINISHING.set(FINISHING.get() + 1);
+    ALL_FINISHING.fetch_add(1, Ordering::Relaxed);
+    FinishFirst(PhantomData)
+}
+
+/// Work of the thread that made this is finished before a signal ends it.
+#[derive(Debug)]
+pub struct FinishFirst(PhantomData<*const ()>);
+
+impl Drop for FinishFirst {
+    fn drop(&mut self) {
+        FINISHING.set(FINISHING.get() - 1);
+        ALL_FINISHING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether any thread has work to finish before a signal ends it.
+pub fn is_finishing() -> bool {
+    ALL_FINISHING.load(Ordering::Relaxed) > 0
+}
+
 /// Refuses to go on once the end was asked for, or the time of a deadline in force on this thread is over. It costs a few
 /// nanoseconds, some thirty where a deadline is in force.
 ///
@@ -36,7 +68,7 @@ pub fn requested() -> Option<i32> {
 /// [`What::Stopped`] and [`What::Interrupted`], the signal first.
 pub fn check() -> Result<()> {
     meter::note_work();
-    if let Some(signal) = requested() {
+    if let Some(signal) = pressing() {
         return Err(What::Stopped { signal }.into());
     }
     IN_FORCE.with_borrow(|deadlines| match deadlines.iter().any(Deadline::has_passed) {
@@ -68,6 +100,8 @@ pub const OVER: &str = "the time for this call is over";
 
 thread_local! {
     static IN_FORCE: RefCell<Vec<Deadline>> = const { RefCell::new(Vec::new()) };
+    /// How many guards want this thread's work to be finished.
+    static FINISHING: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The time by which something must have ended. Cheap to clone; all clones are the same. None is set at first.

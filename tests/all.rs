@@ -16,6 +16,8 @@ mod dataset_script;
 mod determinism;
 mod dry_run;
 mod evaluating;
+#[cfg(target_os = "linux")]
+mod faults;
 mod fused;
 mod fuzz;
 mod generation;
@@ -56,6 +58,8 @@ mod search_study;
 mod searching;
 mod seqeval;
 mod shared;
+#[cfg(target_os = "linux")]
+mod signals;
 mod squad;
 mod steering;
 mod tasks;

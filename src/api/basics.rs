@@ -1,12 +1,12 @@
 //! What every recipe uses: arguments, JSON files, expectations, the seed, and errors that were caught.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rhai::plugin::*;
 use rhai::{Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 
 use crate::api::session::Session;
-use crate::data::Value;
+use crate::data::{Value, durable};
 use crate::error::{Error, Place, Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, to_dynamic, type_name};
 
@@ -240,21 +240,5 @@ fn write(path: &Path, value: &Dynamic) -> Result<()> {
 /// Writes a JSON file, and its folder where that is not there.
 pub(super) fn write_file(path: &Path, json: &serde_json::Value) -> Result<()> {
     let text = serde_json::to_string_pretty(json).expect("values have text keys and finite numbers") + "\n";
-    let wrap = |source| Error::new(What::Write { path: path.to_path_buf(), source });
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|source| match folder.ancestors().find(|part| part.is_file()) {
-            Some(file) => wrap(source).hint(format!("`{}` is a file, not a folder", file.display())),
-            None => wrap(source),
-        })?;
-    }
-    let Some(name) = path.file_name() else {
-        return Err(wrap(std::io::ErrorKind::IsADirectory.into()));
-    };
-    let beside: PathBuf = path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
-    let renamed = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path));
-    renamed.map_err(|source| {
-        // The part is of no use to anyone; where it cannot be removed, the error above says why.
-        let _ = std::fs::remove_file(&beside);
-        wrap(source)
-    })
+    durable::write_file(path, text.as_bytes())
 }

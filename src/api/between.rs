@@ -13,6 +13,7 @@ use serde_json::{Value as Json, json};
 use crate::api::changes::Change;
 use crate::api::live::{Answer, Edit, Live, Request, Shown, Version, unanswered};
 use crate::api::training_arguments::TrainingArguments as Arguments;
+use crate::cancel;
 use crate::data::Value;
 use crate::error::{Error, Place, Result, What};
 use crate::head::rebuild::Back;
@@ -64,7 +65,7 @@ impl Between {
                 self.live.enter(Entry { message: Some(why.clone()), files, ..entry }, &self.reporter);
                 return Err(What::Interrupted(why).into());
             }
-            if !paused {
+            if !paused || cancel::requested().is_some() {
                 return Ok(());
             }
             self.live.wait();

@@ -182,8 +182,12 @@ impl Live {
 
     /// Waits until something is asked for.
     pub fn wait(&self) {
-        let requests = lock(&self.0.requests);
-        drop(self.0.arrived.wait_while(requests, |requests| requests.is_empty() && self.restart().is_none()));
+        /// How often a signal is looked for.
+        const LOOK: Duration = Duration::from_millis(50);
+        let mut requests = lock(&self.0.requests);
+        while requests.is_empty() && self.restart().is_none() && cancel::requested().is_none() {
+            requests = self.0.arrived.wait_timeout(requests, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Asks for the recipe to run again from its first line: at the next update where somebody trains, else at once.

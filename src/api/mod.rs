@@ -15,6 +15,7 @@ pub mod book;
 pub mod callbacks;
 mod calls;
 pub mod changes;
+mod checkpoints;
 mod class_weights;
 mod compute_loss;
 pub mod data_loader;
@@ -67,6 +68,7 @@ pub fn register(engine: &mut rhai::Engine) {
     autograd::register(engine);
     basics::register(engine);
     batch::register(engine);
+    checkpoints::register(engine);
     class_weights::register(engine);
     data_loader::register(engine);
     dataset::register(engine);

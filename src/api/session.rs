@@ -17,6 +17,7 @@ use crate::data::permissions::Permissions;
 use crate::error::{Result, What};
 use crate::head::{Model, Task, WeakModel};
 use crate::report::Reporter;
+use crate::train::checkpoint::Scripts;
 
 /// Loads a task by name: `std/tasks/NAME`, a path to a `.rhai` file, or `plugin:NAME`, the last from a library where one is given.
 pub type TaskLoader = dyn Fn(&Session, &str, Option<&Path>) -> Result<Arc<dyn Task>> + Send + Sync;
@@ -40,7 +41,11 @@ struct Shared {
     /// A run's folder, and the one that it is to be written to instead.
     redirect: Mutex<Option<(String, String)>>,
     fingerprints: Mutex<Option<Arc<Fingerprints>>>,
+    texts: Mutex<Option<Arc<Texts>>>,
 }
+
+/// Gives the texts of the run's scripts by name.
+pub type Texts = dyn Fn() -> Scripts + Send + Sync;
 
 /// The digest of everything that a function of the recipe is made of; none where it may give another result another time.
 pub type Fingerprints = dyn Fn(&str) -> Option<String> + Send + Sync;
@@ -83,6 +88,7 @@ impl Session {
             live: Live::default(),
             redirect: Mutex::default(),
             fingerprints: Mutex::default(),
+            texts: Mutex::default(),
         }))
     }
 
@@ -114,6 +120,17 @@ impl Session {
     /// Functions of the recipe are told apart by `fingerprints` from now on.
     pub fn tell_functions_by(&self, fingerprints: Arc<Fingerprints>) {
         *self.0.fingerprints.lock().unwrap_or_else(PoisonError::into_inner) = Some(fingerprints);
+    }
+
+    /// The scripts' texts come from `texts` from now on.
+    pub fn keep_texts_by(&self, texts: Arc<Texts>) {
+        *self.0.texts.lock().unwrap_or_else(PoisonError::into_inner) = Some(texts);
+    }
+
+    /// The texts of the run's scripts by name.
+    pub fn texts(&self) -> Scripts {
+        let texts = self.0.texts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        texts.map_or_else(Scripts::default, |texts| texts())
     }
 
     /// The digest of everything that the function is made of, where it is pure.

@@ -24,7 +24,8 @@ use crate::error::{Error, Result, What};
 use crate::head::Model;
 use crate::head::script::convert::{ScriptResult, raise, type_name};
 use crate::tokenizer::Tokenizer;
-use crate::train::{EvaluationData, Resume, Trainer, TrainerSettings, TrainingArguments, checkpoint};
+use crate::train::checkpoint::folders;
+use crate::train::{EvaluationData, Resume, Trainer, TrainerSettings, TrainingArguments};
 
 /// Options of Hugging Face's Trainer that are not there, and what to do instead.
 const REFUSED: [(&str, &str); 2] = [
@@ -195,12 +196,20 @@ impl ScriptTrainer {
         let resume = resume.or_else(|| trainer.args().resume_from_checkpoint.clone());
         let folder = match resume {
             None => None,
-            Some(Resume::Latest) => Some(checkpoint::latest(Path::new(&trainer.args().output_dir))?),
+            Some(Resume::Latest) => {
+                let (complete, passed_over) = folders::newest(Path::new(&trainer.args().output_dir))?;
+                for error in passed_over {
+                    Session::of(context).reporter().warning(&format!("passed over: {error}"));
+                }
+                Some(complete.folder().to_path_buf())
+            }
             Some(Resume::From(path)) => Some(PathBuf::from(path)),
         };
         let session = Session::of(context);
         session.permissions().write_below(Path::new(&trainer.args().output_dir))?;
         folder.iter().try_for_each(|folder| may_resume(session.permissions(), folder))?;
+        // Before anything is written into the folder.
+        trainer.claim()?;
         let _training = session.live().training(&trainer.args().output_dir, session.reporter());
         let output = trainer.train(folder, &mut self.hooks(context));
         self.0.view.follow(trainer.state());

@@ -11,6 +11,7 @@ use crate::api::compute_loss::LossFunction;
 use crate::api::session::Session;
 use crate::api::trainer::ScriptTrainer;
 use crate::api::trainer_data::predictions_map;
+use crate::cancel;
 use crate::head::Predictions;
 use crate::head::script::convert::{from_dynamic, lower};
 use crate::report::{Bars, RunCallback};
@@ -64,6 +65,9 @@ impl ScriptTrainer {
             done: Cell::default(),
         };
         hooks.between = Some(between.hook());
+        hooks.interrupted = Some(Box::new(cancel::requested));
+        let scripts = session.clone();
+        hooks.scripts = Some(Box::new(move || scripts.texts()));
         hooks.mend = Some(Box::new(move |error| live.roll_back(error, Again::Attempt, &reporter)));
         hooks
     }

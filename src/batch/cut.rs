@@ -3,8 +3,10 @@
 //! An order of rows, their lengths and [`Limits`] flow in; a [`Cut`] flows out. It is a function of these alone, so that a
 //! resumed run finds its place without walking there.
 
+use serde::{Deserialize, Serialize};
+
 /// What a batch may hold. Without any limit all rows are one batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// The number of rows.
     pub rows: Option<usize>,
@@ -62,6 +64,19 @@ impl Cut {
             ends.push(order.len());
         }
         Cut { order, ends }
+    }
+
+    /// Cuts what is behind the first `n_rows` rows in another way.
+    pub fn rest(self, n_rows: usize, limits: Limits, n_tokens: impl Fn(usize) -> usize) -> Self {
+        Cut::new(self.order.into_iter().skip(n_rows).collect(), limits, n_tokens)
+    }
+
+    /// The number of rows in the first `n` batches.
+    pub fn n_rows_in(&self, n: usize) -> usize {
+        match n.min(self.ends.len()) {
+            0 => 0,
+            n => self.ends[n - 1],
+        }
     }
 
     /// Leaves out all batches behind the first `n`.

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::cli::Context;
 use crate::host::bake::bake;
 use crate::host::diagnostics::Outcome;
-use crate::model::save::write_file;
+use crate::data::durable::write_file;
 use crate::train::ledger::Recorded;
 
 /// Write a recipe that does from its start what a run did with its edits.

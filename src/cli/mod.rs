@@ -60,6 +60,8 @@ commands![
     new::New,
     /// Allow, list, remove, look at and try out plugins
     plugin::Plugin,
+    /// List checkpoints, and see whether they are whole
+    checkpoint::Checkpoint,
     /// Print the reference of everything a script may call
     reference::Reference,
 ];

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use crate::cli::{Context, print};
 use crate::error::{Error, Result, What};
 use crate::host::diagnostics::Outcome;
-use crate::model::save::write_file;
+use crate::data::durable::write_file;
 
 /// Make something new to start from.
 #[derive(Args)]
@@ -86,9 +86,6 @@ fn plugin(name: &str, folder: &Path, sdk: Option<&Path>) -> Result<()> {
         None => "sdk".to_string(),
     };
     let write = |path: &Path, text: &str| {
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|source| What::Write { path: parent.to_path_buf(), source })?;
-        }
         write_file(path, text.as_bytes())
     };
     for (path, text) in CRATE {

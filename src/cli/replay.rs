@@ -8,7 +8,7 @@ use crate::cli::Context;
 use crate::data::permissions::Permissions;
 use crate::error::What;
 use crate::host::diagnostics::Outcome;
-use crate::host::replay;
+use crate::host::{replay, signals};
 use crate::train::ledger::Recorded;
 
 /// Repeat a run that was watched, with its edits at their updates.
@@ -43,6 +43,7 @@ impl Replay {
         settings.permissions =
             Permissions::of_recipe(&settings.recipe, &super::working_dir()?, &grants).and_write(&folder);
         let host = replay::host(&recorded, settings, &context.sources, &folder)?;
+        signals::listen();
         replay::run(&host, &recorded)?;
         context.reporter.note(&format!("the same changes at the same updates; files in {}", folder.display()));
         context.reporter.finish();

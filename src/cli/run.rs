@@ -9,6 +9,7 @@ use crate::cli::watched::{Steering, WatchFlags};
 use crate::host::diagnostics::Outcome;
 use crate::host::reload::Reruns;
 use crate::host::run::Host;
+use crate::host::signals;
 use crate::host::watching;
 
 /// Run a recipe.
@@ -38,6 +39,7 @@ impl Run {
             }
             false => None,
         };
+        signals::listen();
         let mut steering = Steering::default();
         steering.turn_to(&host, context);
         host.run()?;

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cancel;
 use crate::cli::watched::{Next, Steering, WatchFlags, wait};
 use crate::cli::{Context, fail};
 use crate::data::stages;
 use crate::host::diagnostics::{Diagnostic, Outcome};
 use crate::host::reload::Reruns;
 use crate::host::run::Host;
+use crate::host::signals;
 use crate::host::sources::Sources;
 use crate::host::watching;
 use crate::kernels::memory;
@@ -46,6 +48,7 @@ impl Watch {
             let explain = self.explain_cache.then(|| Box::new(move |line: &str| reporter.note(line)) as stages::Explain);
             stages::keep(explain);
         }
+        signals::listen();
         let mut steering = Steering::default();
         let mut runs = 0;
         loop {
@@ -69,12 +72,15 @@ impl Watch {
                 context.reporter.begin_again();
                 continue;
             }
+            if let Err(stopped) = cancel::check() {
+                return outcome.and(Err(Box::new(Diagnostic::from(&stopped))));
+            }
             match outcome {
                 Ok(()) => context.reporter.finish(),
                 Err(diagnostic) => fail(&context.with(&sources), &diagnostic),
             }
             context.reporter.note("waiting for a change");
-            if wait(&live, &context.reporter) == Next::End {
+            if wait(&live, &context.reporter)? == Next::End {
                 return Ok(());
             }
             context.reporter.begin_again();

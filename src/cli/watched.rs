@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::api::live::{Live, Request};
+use crate::cancel;
 use crate::cli::Context;
 use crate::error::{Error, Result, What};
 use crate::host::control::{self, Control};
@@ -88,21 +89,25 @@ pub(super) enum Next {
 }
 
 /// Waits until a script has changed so that it can run, or somebody ends the watching.
-pub(super) fn wait(live: &Live, reporter: &Reporter) -> Next {
+///
+/// # Errors
+/// A signal.
+pub(super) fn wait(live: &Live, reporter: &Reporter) -> Result<Next> {
     loop {
+        cancel::check()?;
         if live.restart().is_some() {
-            return Next::Run;
+            return Ok(Next::Run);
         }
         for request in live.take_waiting() {
             let nothing = || Err(Error::new(What::Conflict("nothing is being trained".into())));
             match request {
                 Request::Edit(edit) => match &edit.refused {
                     Some(shown) => reporter.note(&shown.rendered),
-                    None => return Next::Run,
+                    None => return Ok(Next::Run),
                 },
                 Request::Stop(answer) => {
                     answer(Ok(serde_json::json!({ "ended": true })));
-                    return Next::End;
+                    return Ok(Next::End);
                 }
                 Request::Status(answer) => answer(Ok(serde_json::json!({ "waiting": true }))),
                 Request::Set(_, _, answer)

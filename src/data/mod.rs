@@ -9,6 +9,7 @@ pub mod csv;
 mod dataset;
 pub mod digest;
 mod download;
+pub mod durable;
 pub mod embedded;
 pub mod files;
 pub mod foreign_weights;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::batch::{Batch, Features, ListLabels};
 use crate::data::files::Folder;
-use crate::data::{Row, Value};
+use crate::data::{Row, Value, durable};
 use crate::error::{Error, Result, What};
 use crate::head::autograd::{self, Gradients, LoopState, Mode};
 use crate::head::generation::defaults;
@@ -445,15 +445,15 @@ impl Model {
         let tensors = self.0.parameters.all();
         let tensors: Vec<_> =
             tensors.iter().map(|parameter| (parameter.name().to_string(), parameter.value().detach())).collect();
-        save::write_file(&folder.join(crate::model::weights::SINGLE), &save::to_safetensors(&tensors)?)?;
+        save::write_safetensors(&folder.join(crate::model::weights::SINGLE), &tensors)?;
         if let Some(state) = head.task.save_state(&head.state)? {
-            save::write_file(&folder.join(HEAD_STATE), &state)?;
+            durable::write_file(&folder.join(HEAD_STATE), &state)?;
         }
         if head.task.generates() {
             let text = defaults::to_text(&self.generation_config());
-            save::write_file(&folder.join(defaults::FILE), text.as_bytes())?;
+            durable::write_file(&folder.join(defaults::FILE), text.as_bytes())?;
         }
-        save::write_file(&folder.join("config.json"), text.as_bytes())
+        durable::write_file(&folder.join("config.json"), text.as_bytes())
     }
 
     /// The longest row the model takes, in tokens.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::api::live::{Answer, Live, Request};
 use crate::data::Value;
+use crate::data::durable;
 use crate::error::{Error, Result, What};
 use crate::train::live_arguments::policy;
 
@@ -105,7 +106,7 @@ mod unix {
         let made = !folder.exists();
         std::fs::create_dir_all(folder).map_err(wrap)?;
         // Until the mode is set nobody else can reach it: a temporary folder is its owner's alone.
-        let private = tempfile::Builder::new().prefix(".c").tempdir_in(folder).map_err(wrap)?;
+        let private = tempfile::Builder::new().prefix(durable::PASSING).tempdir_in(folder).map_err(wrap)?;
         let inner = private.path().join("s");
         let listener = UnixListener::bind(&inner).map_err(wrap)?;
         std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o600)).map_err(wrap)?;

@@ -7,7 +7,7 @@
 pub const HELP: &str = "keys: p pause, e evaluate, s save, q stop, l learning rate";
 
 #[cfg(unix)]
-pub use unix::{Keys, listen};
+pub use unix::{Keys, listen, restore};
 
 #[cfg(unix)]
 mod unix {
@@ -91,7 +91,7 @@ mod unix {
     }
 
     /// Sets the terminal back.
-    fn restore() {
+    pub fn restore() {
         if let Some(before) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // A terminal that is gone needs nothing.
             let _ = tcsetattr(stdin(), OptionalActions::Now, &before);

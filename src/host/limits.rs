@@ -29,7 +29,7 @@ pub(crate) fn apply(engine: &mut Engine, deadline: &Deadline) {
     let deadline = deadline.clone();
     engine.on_progress(move |operations| {
         // Reading the clock at each operation would be felt; one in 256 is not.
-        if let Some(signal) = cancel::requested() {
+        if let Some(signal) = cancel::pressing() {
             return Some(Dynamic::from(Error::new(What::Stopped { signal })));
         }
         if operations % 256 == 0 && deadline.has_passed() {

@@ -25,6 +25,7 @@ pub mod reload;
 pub mod replay;
 pub mod resolver;
 pub mod run;
+pub mod signals;
 pub mod sources;
 pub mod tasks;
 mod tokens;

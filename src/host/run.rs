@@ -100,6 +100,8 @@ impl Host {
         session.live().end_by(&deadline);
         let (texts, recipe) = (sources.clone(), session.recipe().to_string_lossy().into_owned());
         session.tell_functions_by(Arc::new(move |name| fingerprint(&texts.texts(), &recipe, name)));
+        let texts = sources.clone();
+        session.keep_texts_by(Arc::new(move || texts.texts()));
         let engine = engine(session.clone(), &sources, &deadline);
         Host { engine, session, sources, deadline, tasks, builds, arguments: settings.arguments, seed: settings.seed }
     }

@@ -1,70 +1,58 @@
 //! Saving a model in Hugging Face's layout: config.json and model.safetensors.
-//!
-//! Files are written to a temporary file beside their place and renamed, so that none is ever half-written.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, View};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result, What};
+use crate::data::durable;
+use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::family::Family;
 
 /// The version of transformers whose layout is followed.
 pub const TRANSFORMERS_VERSION: &str = "5.23.0";
 
-/// Writes `bytes` to `path` through a temporary file and a rename.
+/// Writes tensors to a safetensors file, f32, with Hugging Face's metadata. One tensor at a time is copied.
 ///
 /// # Errors
-/// A directory that cannot be written to.
-pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let wrap = |source| Error::new(What::Write { path: path.to_path_buf(), source });
-    std::fs::create_dir_all(folder).map_err(wrap)?;
-    let mut file = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder).map_err(wrap)?;
-    file.write_all(bytes).map_err(wrap)?;
-    file.as_file().sync_all().map_err(wrap)?;
-    set_readable(file.as_file(), path)?;
-    file.persist(path).map_err(|error| wrap(error.error))?;
-    Ok(())
-}
-
-/// Temporary files are private; what is saved is as readable as any other file.
-#[cfg(unix)]
-fn set_readable(file: &std::fs::File, path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let permissions = std::fs::Permissions::from_mode(0o644);
-    file.set_permissions(permissions).map_err(|source| What::Write { path: path.to_path_buf(), source }.into())
-}
-
-#[cfg(not(unix))]
-fn set_readable(_file: &std::fs::File, _path: &Path) -> Result<()> {
-    Ok(())
-}
-
-/// Tensors as the bytes of a safetensors file, f32, with Hugging Face's metadata.
-///
-/// # Errors
-/// Tensors that cannot be read back from their device.
-pub fn to_safetensors(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
-    let mut data = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        data.push((name, tensor.dims().to_vec(), bytes));
-    }
-    let mut views = Vec::with_capacity(data.len());
-    for (name, shape, bytes) in &data {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes)
-            .map_err(|error| Error::new(What::Internal(format!("`{name}`: {error}"))))?;
-        views.push((name.as_str(), view));
-    }
+/// A file that cannot be written.
+pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), Stored(tensor)));
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize(views, Some(metadata)).map_err(|error| What::Internal(error.to_string()).into())
+    durable::write_by(path, |beside| {
+        safetensors::serialize_to_file(views, Some(metadata), beside).map_err(|error| match error {
+            SafeTensorError::IoError(error) => error,
+            other => std::io::Error::other(other),
+        })
+    })
+}
+
+/// A tensor as it is stored.
+struct Stored<'a>(&'a Tensor);
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.dims()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.0.to_dtype(DType::F32).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>());
+        let values = values.expect("a tensor that exists can be read");
+        Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.elem_count() * size_of::<f32>()
+    }
 }
 
 /// config.json as Hugging Face writes it: the family's keys, the model's own, in alphabetical order.

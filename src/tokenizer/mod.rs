@@ -15,10 +15,11 @@ use serde_json::{Map, Value as Json};
 use tokenizers::{Decoder, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use crate::data::digest::digest;
+use crate::data::durable;
 use crate::data::files::Folder;
 use crate::data::guard;
 use crate::data::stages::{self, Key};
-use crate::error::{Error, Result, What};
+use crate::error::{Result, What};
 
 pub use encoding::{EncodeOptions, Encoding, Input, Truncation, TruncationStrategy};
 
@@ -365,14 +366,8 @@ impl Tokenizer {
     /// # Errors
     /// A folder or file that cannot be written.
     pub fn save_pretrained(&self, folder: &std::path::Path) -> Result<()> {
-        let failed = |path: &std::path::Path| {
-            let path = path.to_path_buf();
-            |source| Error::new(What::Write { path, source })
-        };
-        std::fs::create_dir_all(folder).map_err(failed(folder))?;
         for (name, bytes) in self.save_files()? {
-            let path = folder.join(name);
-            std::fs::write(&path, bytes).map_err(failed(&path))?;
+            durable::write_file(&folder.join(name), &bytes)?;
         }
         Ok(())
     }

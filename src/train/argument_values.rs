@@ -81,8 +81,8 @@ pub(crate) fn shown(value: &Value) -> String {
 macro_rules! choice {
     ($(#[$doc:meta])* $visibility:vis enum $name:ident { $($(#[$of:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        $visibility enum $name { $($(#[$of])* $variant,)* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        $visibility enum $name { $($(#[$of])* #[serde(rename = $text)] $variant,)* }
 
         impl $name {
             /// Every name, as Hugging Face writes it.

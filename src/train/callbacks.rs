@@ -243,13 +243,15 @@ pub struct EarlyStoppingCallback {
     patience: u64,
     threshold: f64,
     counter: u64,
+    /// Whether the run that goes on had been stopped.
+    has_stopped: bool,
     warnings: Vec<String>,
 }
 
 impl EarlyStoppingCallback {
     /// Stops after `patience` evaluations without an improvement of more than `threshold`.
     pub fn new(patience: u64, threshold: f64) -> Self {
-        EarlyStoppingCallback { patience, threshold, counter: 0, warnings: Vec::new() }
+        EarlyStoppingCallback { patience, threshold, counter: 0, has_stopped: false, warnings: Vec::new() }
     }
 
     fn begin(&mut self, args: &TrainingArguments) -> Result<()> {
@@ -296,7 +298,10 @@ impl Callback for EarlyStoppingCallback {
         extra: &Extra,
     ) -> Result<()> {
         match (event, extra.metrics) {
-            (Event::TrainBegin, _) => self.begin(args)?,
+            (Event::TrainBegin, _) => {
+                self.begin(args)?;
+                control.should_training_stop |= self.has_stopped;
+            }
             (Event::Evaluate, Some(metrics)) if self.evaluated(args, state, metrics) => {
                 control.should_training_stop = true;
             }
@@ -320,6 +325,11 @@ impl Callback for EarlyStoppingCallback {
                 problem: "`EarlyStoppingCallback` has no `early_stopping_patience_counter`".into(),
             })
         })?;
+        self.has_stopped = self.counter > 0 && self.counter >= self.patience;
+        if self.has_stopped {
+            let n = self.counter;
+            self.warnings.push(format!("early stopping has ended this run: {n} evaluations without an improvement"));
+        }
         Ok(())
     }
 

@@ -17,10 +17,12 @@ impl Trainer {
     /// No training set, rows that cannot be encoded, a loss that is not finite, a folder that cannot be written to, and
     /// what scripts raise.
     pub fn train(&mut self, resume: Option<PathBuf>, hooks: &mut Hooks<'_>) -> Result<TrainOutput> {
-        match self.settings.args.fast_dev_run.batches() {
+        let result = match self.settings.args.fast_dev_run.batches() {
             Some(n_batches) => self.dry_run(n_batches, hooks),
             None => self.train_whole(resume, hooks),
-        }
+        };
+        self.lock = None;
+        result
     }
 
     /// Trains for `n_batches`, evaluates, and leaves the arguments as they were.

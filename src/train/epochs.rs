@@ -8,21 +8,42 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cancel;
 use crate::error::Result;
 use crate::head::prepare::Prepared;
 use crate::train::callbacks::{Event, Extra, TrainerControl};
+use crate::train::checkpoint::progress::{Position, Progress};
+use crate::train::loader::Layout;
 use crate::train::param_groups::GroupRates;
 use crate::train::state::TrainerState;
 use crate::train::trainer::{Hooks, Run, TrainOutput, Trainer};
-use crate::train::{SaveInterval, checkpoint};
 
 /// From where epochs are counted: the run's beginning, or the epoch in which the size of a batch changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The epoch.
     pub epoch: usize,
-    /// The updates that were made before it.
+    /// The updates that were made before it, or before the change within it.
     pub step: usize,
+    /// What of the epoch had been used, where the change came within it: a run that goes on with batches of another size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
+}
+
+/// An epoch of which a part was used before batches changed. Each of its rows is used once all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// What its order comes from.
+    pub layout: Layout,
+    /// The rows of that order that were used.
+    pub rows: usize,
+}
+
+impl Origin {
+    /// What of `epoch` had been used before.
+    pub(super) fn begun(&self, epoch: usize) -> Option<Begun> {
+        self.begun.filter(|_| epoch == self.epoch)
+    }
 }
 
 /// The cut of a run.
@@ -71,11 +92,6 @@ impl Plan {
         let known = self.origin.epoch + self.n_batches.len();
         known + left / self.n_updates(known)
     }
-
-    /// The updates of `epoch` that are among the first `step` of the run.
-    fn updates_before(&self, epoch: usize, step: usize) -> usize {
-        if self.epoch_of(step) == epoch { step.saturating_sub(self.begins(epoch)) } else { 0 }
-    }
 }
 
 impl Trainer {
@@ -88,11 +104,11 @@ impl Trainer {
         let mut updates = origin.step;
         loop {
             let epoch = origin.epoch + plan.n_batches.len();
-            plan.n_batches.push(self.n_batches(epoch, prepared)?);
+            plan.n_batches.push(self.n_batches(epoch, prepared, origin)?);
             updates += plan.n_updates(epoch);
             let is_enough =
                 if args.max_steps > 0 { updates >= args.max_steps as usize } else { epoch + 1 >= last_epoch };
-            if is_enough || self.layout().is_same_each_epoch() {
+            if is_enough || (self.layout().is_same_each_epoch() && origin.begun(epoch).is_none()) {
                 break;
             }
         }
@@ -123,10 +139,7 @@ impl Trainer {
     pub(super) fn train_whole(&mut self, resume: Option<PathBuf>, hooks: &mut Hooks<'_>) -> Result<TrainOutput> {
         let started = Instant::now();
         let dataset = self.training_set()?;
-        let writes = self.settings.args.save_strategy != SaveInterval::No;
-        if writes {
-            checkpoint::check_writable(&self.settings.args.output_dir)?;
-        }
+        self.claim()?;
         let prepared = self.prepared(&dataset, hooks)?;
         let args = self.settings.args.clone();
         let _precision = self.precision(hooks);
@@ -143,72 +156,68 @@ impl Trainer {
             plan,
             prepared,
             next_epoch: Vec::new(),
-            rate: None,
+            progress: Progress::default(),
+            saved: None,
             started,
-            loss_since_log: 0.0,
-            loss_total: 0.0,
-            last_logged_step: 0,
-            grad_norm: 0.0,
-            learning_rate: 0.0,
-            skipped_since_log: 0,
-            skipped: 0,
             gradients_are_complete: false,
             exchanges: self.settings.model.parameters().exchanges(),
         };
-        if let Some(folder) = resume {
-            let loaded = checkpoint::load(&self.settings.model, &folder, &mut run.optimizer)?;
-            self.state = loaded.state;
-            run.loss_total = loaded.loss_total;
-            run.last_logged_step = loaded.last_logged_step;
-            run.loss_since_log = loaded.loss_since_log;
-            run.skipped_since_log = loaded.skipped_since_log;
-            run.skipped = loaded.skipped;
-            if loaded.origin != Origin::default() || loaded.rate.is_some() {
-                run.plan = self.plan(&run.prepared, loaded.origin)?;
-                run.rate = loaded.rate;
-                run.schedule = self.schedule_of(run.rate.as_ref(), run.plan.max_steps)?;
-                run.groups = GroupRates::new(parameters, &args.param_groups, args.learning_rate, &run.schedule)?;
-            }
-            if let Some(state) = &loaded.schedule {
-                run.schedule.load_state(state)?;
-            }
-            if let Some(state) = &loaded.group_schedules {
-                run.groups.load_state(state)?;
-            }
-            self.load_callback_states(hooks)?;
-            hooks.note(&format!("resumed from {} at step {}", folder.display(), self.state.global_step));
+        if let Some(from) = &resume {
+            self.resume(from, &mut run, hooks)?;
         }
         self.state.plan(&args, run.plan.max_steps, run.plan.n_epochs);
+        if self.lock.is_some() {
+            self.check_room(hooks)?;
+        }
         self.control.new_training();
         self.announce(Event::TrainBegin, hooks, &Extra::default())?;
-        if args.eval_on_start {
+        let start_step = self.state.global_step;
+        // A step that a signal comes upon is finished.
+        let finishing = cancel::finish_first();
+        let result = self.epochs(resume.is_some(), &mut run, hooks);
+        self.save_what_was_made(result, &mut run, hooks)?;
+        let output = self.finish(&mut run, start_step, hooks);
+        drop(finishing);
+        output
+    }
+
+    /// The epochs that are left.
+    fn epochs(&mut self, is_resumed: bool, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+        if self.settings.args.eval_on_start && !is_resumed {
             self.evaluate(None, hooks)?;
         }
-        let start_step = self.state.global_step;
-        let mut epoch = run.plan.epoch_of(start_step);
-        while epoch < run.plan.n_epochs {
-            let skip = run.plan.updates_before(epoch, self.state.global_step);
-            self.epoch(epoch, skip, &mut run, hooks)?;
+        self.catch_up(run, hooks)?;
+        let Position { mut epoch, mut updates, ended, .. } = run.progress.position;
+        if ended {
+            (epoch, updates) = (epoch + 1, 0);
+        }
+        while epoch < run.plan.n_epochs && !(ended && self.control.should_training_stop) {
+            self.epoch(epoch, updates, run, hooks)?;
             if self.control.should_training_stop {
                 break;
             }
-            epoch += 1;
-            self.take_up_next_epoch(epoch, &mut run, hooks)?;
+            (epoch, updates) = (epoch + 1, 0);
+            self.take_up_next_epoch(epoch, run, hooks)?;
         }
-        self.finish(&mut run, start_step, hooks)
+        Ok(())
     }
 
     /// One epoch, from its `skip`-th update on.
     fn epoch(&mut self, epoch: usize, skip: usize, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
-        self.control.new_epoch();
-        self.announce(Event::EpochBegin, hooks, &Extra::default())?;
         let prepared = run.prepared.clone();
         let n_batches = run.plan.n_batches(epoch);
         let accumulation = run.plan.accumulation;
-        let cut = self.cut(epoch, &prepared);
+        let cut = self.cut(epoch, &prepared, run.plan.origin);
+        let used_before = run.plan.origin.begun(epoch).map_or(0, |begun| begun.rows);
+        let share_before = used_before as f64 / prepared.features.len() as f64;
+        let rows = used_before + cut.n_rows_in(skip * accumulation);
+        run.progress.position = Position { epoch, updates: skip, rows, ..Position::default() };
+        self.control.new_epoch();
+        self.announce(Event::EpochBegin, hooks, &Extra::default())?;
         for number in skip.. {
             let Some(window) = cut.window(number, accumulation) else { break };
             self.between_updates(run, hooks)?;
+            hooks.refuse_to_go_on()?;
             if self.control.should_training_stop {
                 break;
             }
@@ -216,13 +225,18 @@ impl Trainer {
             self.announce(Event::StepBegin, hooks, &Extra::default())?;
             self.step(&window, run, hooks)?;
             self.state.global_step += 1;
-            self.state.epoch = epoch as f64 + (number * accumulation + window.len()) as f64 / n_batches as f64;
+            let done = number * accumulation + window.len();
+            run.progress.position.updates = number + 1;
+            run.progress.position.rows = used_before + cut.n_rows_in(done);
+            self.state.epoch = epoch as f64 + share_before + (1.0 - share_before) * done as f64 / n_batches as f64;
             self.announce(Event::StepEnd, hooks, &Extra::default())?;
             self.log_evaluate_save(run, hooks)?;
+            hooks.refuse_to_go_on()?;
             if self.control.should_epoch_stop || self.control.should_training_stop {
                 break;
             }
         }
+        run.progress.position.ended = true;
         self.announce(Event::EpochEnd, hooks, &Extra::default())?;
         self.log_evaluate_save(run, hooks)
     }

@@ -132,6 +132,7 @@ impl Trainer {
         let mut first = first;
         for (number, indices) in batches.iter().enumerate() {
             cancel::check()?;
+            hooks.refuse_to_go_on()?;
             let batch = match first.take() {
                 Some(batch) => batch,
                 None => self.batch(&prepared, indices)?,

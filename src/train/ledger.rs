@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::data::digest::digest;
+use crate::data::durable;
 use crate::error::{Error, Place, Result, What};
 use crate::train::live_arguments::ArgumentChange;
 
@@ -145,7 +146,7 @@ impl RunRecord {
     pub fn begin(folder: &Path, start: &Start, texts: impl IntoIterator<Item = String>) -> Result<Self> {
         let record = RunRecord { folder: folder.to_path_buf() };
         let scripts = folder.join(SCRIPTS);
-        std::fs::create_dir_all(&scripts).map_err(|source| What::Write { path: scripts.clone(), source })?;
+        durable::make_folder(&scripts)?;
         for text in texts {
             record.keep(&text)?;
         }
@@ -162,7 +163,7 @@ impl RunRecord {
         if path.exists() {
             return Ok(());
         }
-        std::fs::write(&path, text).map_err(|source| What::Write { path, source }.into())
+        durable::write_file(&path, text.as_bytes())
     }
 
     /// Keeps a build of a plugin under its digest.

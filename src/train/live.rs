@@ -60,7 +60,7 @@ impl Boundary<'_, '_> {
 
     /// The learning rate of the last update.
     pub fn learning_rate(&self) -> f64 {
-        self.run.learning_rate
+        self.run.progress.totals.learning_rate
     }
 
     /// Changes arguments; what becomes of each is returned.

@@ -9,9 +9,9 @@ use serde_json::Value as Json;
 use crate::data::Value;
 use crate::error::{Error, Result, What};
 use crate::train::argument_values::choice;
-use crate::train::checkpoint;
 use crate::train::epochs::Origin;
 use crate::train::optimizer::GroupSettings;
+use crate::train::output_dir;
 use crate::train::param_groups::GroupRates;
 use crate::train::schedule::{Schedule, ScheduleKind};
 use crate::train::trainer::{Hooks, Run, Trainer};
@@ -155,7 +155,7 @@ impl Trainer {
         let (args, now) = difference(&self.settings.args, &possible(Takes::Now))?;
         args.check_evaluates(self.settings.eval_dataset.is_some())?;
         if args.save_strategy != SaveInterval::No && self.settings.args.save_strategy == SaveInterval::No {
-            checkpoint::check_writable(&args.output_dir)?;
+            self.lock = Some(output_dir::claim(&args.output_dir)?);
         }
         // Whatever may fail comes before anything changes.
         let before = std::mem::replace(&mut self.settings.args, args);
@@ -183,13 +183,13 @@ impl Trainer {
                     step: self.state.global_step,
                     learning_rate: self.settings.args.learning_rate,
                 }),
-                _ => run.rate.clone(),
+                _ => run.progress.rate.clone(),
             };
             let schedule = self.schedule_of(rate.as_ref(), plan.max_steps)?;
             let args = &self.settings.args;
             let parameters = self.settings.model.parameters();
             run.groups = GroupRates::new(parameters, &args.param_groups, args.learning_rate, &schedule)?;
-            (run.schedule, run.rate) = (schedule, rate);
+            (run.schedule, run.progress.rate) = (schedule, rate);
         }
         if has(&["weight_decay"]) {
             let decay = |name: &str| GroupSettings { weight_decay: self.weight_decay(name), lr_scale: 1.0 };
@@ -225,7 +225,7 @@ impl Trainer {
             return Ok(());
         }
         let (args, changes) = difference(&self.settings.args, &pairs)?;
-        let origin = Origin { epoch, step: self.state.global_step };
+        let origin = Origin { epoch, step: self.state.global_step, begun: None };
         let before = std::mem::replace(&mut self.settings.args, args);
         let plan = match self.plan(&run.prepared, origin) {
             Ok(plan) => plan,
@@ -238,7 +238,7 @@ impl Trainer {
         let stretches = plan.max_steps != run.plan.max_steps;
         run.plan = plan;
         if stretches {
-            run.schedule = self.schedule_of(run.rate.as_ref(), run.plan.max_steps)?;
+            run.schedule = self.schedule_of(run.progress.rate.as_ref(), run.plan.max_steps)?;
             let args = &self.settings.args;
             let parameters = self.settings.model.parameters();
             run.groups = GroupRates::new(parameters, &args.param_groups, args.learning_rate, &run.schedule)?;

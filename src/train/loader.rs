@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::batch::cut::{Cut, Limits};
 use crate::batch::{Batch, Draw, sampler};
 use crate::error::{Error, Result, What};
@@ -14,7 +16,7 @@ use crate::train::Sampling;
 use crate::train::step::{batch_of, window_of};
 
 /// How the rows of an epoch are cut into batches.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// What a batch holds.
     pub limits: Limits,

@@ -9,6 +9,7 @@ use crate::batch::Draw;
 use crate::cancel;
 use crate::error::Result;
 use crate::head::prepare::Prepared;
+use crate::train::epochs::Origin;
 use crate::train::optimizer::{clip_factor, grad_norm};
 use crate::train::snapshot::Snapshot;
 use crate::train::step::{accumulate, window_of};
@@ -164,12 +165,12 @@ impl Trainer {
         let layout = self.layout();
         layout.n_batches(0, prepared, "dataloader_drop_last")?;
         let (mut smoothing, mut lrs, mut losses) = (Smoothing::default(), Vec::new(), Vec::new());
-        let (mut epoch, mut number, mut cut) = (0, 0, self.cut(0, prepared));
+        let (mut epoch, mut number, mut cut) = (0, 0, self.cut(0, prepared, Origin::default()));
         for index in 0..settings.num_training {
             cancel::check()?;
             if number * layout.accumulation >= cut.n_batches() {
                 (epoch, number) = (epoch + 1, 0);
-                cut = self.cut(epoch, prepared);
+                cut = self.cut(epoch, prepared, Origin::default());
             }
             let Some(window) = cut.window(number, layout.accumulation) else { break };
             number += 1;

@@ -20,11 +20,14 @@ pub mod live_arguments;
 pub mod loader;
 pub mod loop_optimizer;
 pub mod lr_find;
+mod non_finite;
 pub mod optimizer;
+pub mod output_dir;
 pub mod param_groups;
 mod plan;
 mod plateau;
 mod precision;
+mod resume;
 pub mod schedule;
 pub mod search;
 mod snapshot;
@@ -36,4 +39,7 @@ pub use argument_values::{DryRun, Interval, MatmulPrecision, NanPolicy, Resume, 
 pub use arguments::TrainingArguments;
 pub use compute_loss::{ComputeLoss, LossOfBatch, LossOfWindow};
 pub use evaluation::{Evaluation, EvaluationData};
-pub use trainer::{BetweenUpdates, ComputeMetrics, Hooks, Mend, Notes, TrainOutput, Trainer, TrainerSettings};
+pub use trainer::{
+    BetweenUpdates, ComputeMetrics, GivesScripts, Hooks, Interrupted, Mend, Notes, TrainOutput, Trainer,
+    TrainerSettings,
+};

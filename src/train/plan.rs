@@ -9,6 +9,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Place, Result, What};
 use crate::head::prepare::Prepared;
 use crate::train::TrainingArguments;
+use crate::train::epochs::{Begun, Origin};
 use crate::train::loader::Layout;
 use crate::train::optimizer::{AdamW, AdamWSettings, Gradients, GroupSettings, decays};
 use crate::train::trainer::{Hooks, Run, Trainer};
@@ -76,14 +77,24 @@ impl Trainer {
     }
 
     /// How many batches an epoch has.
-    pub(super) fn n_batches(&self, epoch: usize, prepared: &Prepared) -> Result<usize> {
+    pub(super) fn n_batches(&self, epoch: usize, prepared: &Prepared, origin: Origin) -> Result<usize> {
+        if origin.begun(epoch).is_some() {
+            return Ok(self.cut(epoch, prepared, origin).n_batches());
+        }
         let count = self.layout().n_batches(epoch, prepared, "dataloader_drop_last")?;
         Ok(self.settings.args.fast_dev_run.batches().map_or(count, |n_batches| count.min(n_batches)))
     }
 
     /// The batches of an epoch.
-    pub(super) fn cut(&self, epoch: usize, prepared: &Prepared) -> Cut {
-        let mut cut = self.layout().cut(epoch, prepared);
+    pub(super) fn cut(&self, epoch: usize, prepared: &Prepared, origin: Origin) -> Cut {
+        let layout = self.layout();
+        let mut cut = match origin.begun(epoch) {
+            Some(Begun { layout: before, rows }) => {
+                let n_tokens = |row: usize| prepared.features[row].n_tokens();
+                before.cut(epoch, prepared).rest(rows, layout.limits, n_tokens)
+            }
+            None => layout.cut(epoch, prepared),
+        };
         if let Some(n_batches) = self.settings.args.fast_dev_run.batches() {
             cut.truncate(n_batches);
         }

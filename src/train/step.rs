@@ -19,8 +19,6 @@ pub(super) struct Window {
     pub(super) loss: f64,
     /// The gradients of the trainable parameters, by name.
     pub(super) gradients: Gradients,
-    /// The rows that took part, for messages.
-    pub(super) rows: Vec<usize>,
 }
 
 /// Builds the batch of the features at `indices` for evaluation.
@@ -66,9 +64,8 @@ pub(super) fn accumulate(
     compute_loss: &mut Option<ComputeLoss<'_>>,
     mut after_substep: impl FnMut() -> Result<()>,
 ) -> Result<Window> {
-    let mut window = Window { loss: 0.0, gradients: Gradients::new(), rows: Vec::new() };
+    let mut window = Window { loss: 0.0, gradients: Gradients::new() };
     for batch in batches {
-        window.rows.extend(&batch.rows);
         let output = model.forward(&batch)?;
         let loss = match compute_loss {
             Some(compute) => compute.in_training(&output, &batch)?,

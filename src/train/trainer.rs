@@ -11,24 +11,27 @@ use std::time::Instant;
 use serde_json::{Map, Value as Json};
 
 use crate::batch::Draw;
+use crate::data::durable::Lock;
 use crate::data::{Dataset, Row, Value};
-use crate::error::{Error, Place, Result, What};
+use crate::error::{Error, Result, What};
 use crate::head::prepare::Prepared;
 use crate::head::{Model, Predictions, labels, options};
 use crate::tokenizer::Tokenizer;
 use crate::train::callbacks::{Callback, DefaultFlowCallback, Event, Extra, TrainerControl};
+use crate::train::checkpoint::progress::{Position, Progress};
+use crate::train::checkpoint::{Saved, Scripts, folders};
 use crate::train::compute_loss::ComputeLoss;
 use crate::train::epochs::Plan;
 use crate::train::evaluation::EvaluationData;
 use crate::train::live::Boundary;
-use crate::train::live_arguments::RateChange;
+use crate::train::non_finite::NotFinite;
 use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
 use crate::train::param_groups::{GroupRates, split};
 use crate::train::schedule::{Schedule, ScheduleKind};
 use crate::train::snapshot::Snapshot;
 use crate::train::state::{TrainerState, TrialState, required_metric};
 use crate::train::step::{accumulate, refuse_missing_gradients, window_of};
-use crate::train::{NanPolicy, SaveInterval, TrainingArguments, checkpoint};
+use crate::train::{SaveInterval, TrainingArguments, checkpoint};
 
 /// Metrics of the user's own: from predictions and labels to a map of numbers.
 pub type ComputeMetrics<'a> = Box<dyn FnMut(&Predictions) -> Result<Value> + 'a>;
@@ -38,6 +41,12 @@ pub type BetweenUpdates<'a> = Box<dyn FnMut(&mut Boundary<'_, '_>) -> Result<()>
 
 /// What may mend a failure.
 pub type Mend<'a> = Box<dyn FnMut(&Error) -> bool + 'a>;
+
+/// Says whether a signal has asked for the end, and which.
+pub type Interrupted<'a> = Box<dyn Fn() -> Option<i32> + 'a>;
+
+/// Gives the texts of the run's scripts.
+pub type GivesScripts<'a> = Box<dyn Fn() -> Scripts + 'a>;
 
 /// Takes notes for people.
 pub type Notes<'a> = Box<dyn Fn(&str) + 'a>;
@@ -57,6 +66,10 @@ pub struct Hooks<'a> {
     pub between: Option<BetweenUpdates<'a>>,
     /// Asked when an update or an evaluation has failed: whether something was changed back, so that it is tried again.
     pub mend: Option<Mend<'a>>,
+    /// Asked between steps: a signal ends the run with a checkpoint.
+    pub interrupted: Option<Interrupted<'a>>,
+    /// What checkpoints keep of the scripts that the run is made of.
+    pub scripts: Option<GivesScripts<'a>>,
 }
 
 impl Hooks<'_> {
@@ -99,6 +112,8 @@ pub struct Trainer {
     pub(super) trial: Option<TrialState>,
     /// The first rows of the evaluation data, on which new metrics are tried.
     pub(super) held: Option<Dataset>,
+    /// The output directory, while a run writes into it.
+    pub(super) lock: Option<Lock>,
 }
 
 /// What training gave.
@@ -112,6 +127,15 @@ pub struct TrainOutput {
     pub metrics: Map<String, Json>,
 }
 
+/// Why a checkpoint is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The arguments, a callback or somebody asked for it.
+    Due,
+    /// The run ends before its time. Which checkpoint is the best stays as it is, so that the run that goes on is the same.
+    Ending,
+}
+
 /// What goes on between the steps of one run.
 pub(super) struct Run {
     pub(super) optimizer: AdamW,
@@ -121,18 +145,11 @@ pub(super) struct Run {
     pub(super) prepared: Arc<Prepared>,
     /// Arguments that wait for the next epoch.
     pub(super) next_epoch: Vec<(String, Value)>,
-    /// A rate that was set while the run went on.
-    pub(super) rate: Option<RateChange>,
+    /// What checkpoints remember of it.
+    pub(super) progress: Progress,
+    /// Where it was when the last checkpoint was made.
+    pub(super) saved: Option<(usize, Position)>,
     pub(super) started: Instant,
-    /// Sum of the losses since the last log, and over the whole run.
-    pub(super) loss_since_log: f64,
-    pub(super) loss_total: f64,
-    pub(super) last_logged_step: usize,
-    pub(super) grad_norm: f64,
-    pub(super) learning_rate: f64,
-    /// Updates left out by `nan_policy: "skip"`, since the last log and over the whole run: no loss of theirs is counted.
-    pub(super) skipped_since_log: usize,
-    pub(super) skipped: usize,
     /// Whether every trainable parameter has been seen to have a gradient.
     pub(super) gradients_are_complete: bool,
     /// Which parameters of the model the optimizer knows.
@@ -162,6 +179,7 @@ impl Trainer {
             encoded: Vec::new(),
             trial: None,
             held: None,
+            lock: None,
         })
     }
 
@@ -215,80 +233,51 @@ impl Trainer {
         let draw = Draw { seed: args.seed, step: self.state.global_step as u64 };
         let batches = window_of(&model, &run.prepared, window, args.label_smoothing_factor, draw)?;
         let clip = args.clip_norm();
-        let nan_policy = args.nan_policy;
 
         let mut compute_loss = hooks.compute_loss.take();
         let result = accumulate(&model, batches, &mut compute_loss, || {
             self.announce(Event::SubstepEnd, hooks, &Extra::default())
         });
         hooks.compute_loss = compute_loss;
-        let window = result?;
+        let given = result?;
 
-        let norm = if window.loss.is_finite() { grad_norm(&window.gradients)? } else { f64::NAN };
+        let norm = if given.loss.is_finite() { grad_norm(&given.gradients)? } else { f64::NAN };
         if !norm.is_finite() {
-            let what = if window.loss.is_finite() { "the gradient" } else { "the loss" };
-            return self.not_finite(what, &window.rows, nan_policy, run, hooks);
+            let what = if given.loss.is_finite() { NotFinite::Gradient } else { NotFinite::Loss };
+            return self.not_finite(what, window, run, hooks);
         }
         if !run.gradients_are_complete {
-            refuse_missing_gradients(&model, &window.gradients)?;
+            refuse_missing_gradients(&model, &given.gradients)?;
             run.gradients_are_complete = true;
         }
         self.announce(Event::PreOptimizerStep, hooks, &Extra::default())?;
         let factor = clip.map_or(1.0, |max_norm| clip_factor(norm, max_norm));
         let learning_rate = run.schedule.lr(self.state.global_step);
-        self.update(run, &window.gradients, learning_rate, factor)?;
+        self.update(run, &given.gradients, learning_rate, factor)?;
         self.announce(Event::OptimizerStep, hooks, &Extra::default())?;
-        run.loss_since_log += window.loss;
-        run.loss_total += window.loss;
-        run.grad_norm = norm;
-        run.learning_rate = learning_rate;
+        let totals = &mut run.progress.totals;
+        totals.loss_since_log += given.loss;
+        totals.loss += given.loss;
+        (totals.grad_norm, totals.learning_rate) = (norm, learning_rate);
         Ok(())
     }
 
-    /// A loss or gradient that is not finite never reaches the weights.
-    fn not_finite(
-        &self,
-        what: &str,
-        rows: &[usize],
-        policy: NanPolicy,
-        run: &mut Run,
-        hooks: &Hooks<'_>,
-    ) -> Result<()> {
-        let step = self.state.global_step + 1;
-        let listed = rows.iter().take(16).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let dots = if rows.len() > 16 { ", ..." } else { "" };
-        let problem = format!("{what} of step {step} is not finite; the weights are unchanged");
-        if policy == NanPolicy::Skip {
-            run.skipped += 1;
-            run.skipped_since_log += 1;
-            hooks.note(&format!("{problem}; step skipped ({} so far), rows {listed}{dots}", run.skipped));
-            return Ok(());
-        }
-        Err(Error::new(What::NonFinite(problem))
-            .at(Place::Within(format!("rows {listed}{dots} of the training set")))
-            .hint("lower `learning_rate`, set `max_grad_norm`, or look at these rows; `nan_policy: \"skip\"` leaves such steps out"))
-    }
-
     pub(super) fn log_evaluate_save(&mut self, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
-        if self.control.should_log && self.state.global_step > run.last_logged_step {
-            let steps = self.state.global_step - run.last_logged_step - run.skipped_since_log;
+        let totals = &mut run.progress.totals;
+        if self.control.should_log && self.state.global_step > totals.last_logged_step {
+            let steps = self.state.global_step - totals.last_logged_step - totals.skipped_since_log;
             let logs = [
-                ("loss", run.loss_since_log / steps as f64),
-                ("grad_norm", run.grad_norm),
-                ("learning_rate", run.learning_rate),
+                ("loss", totals.loss_since_log / steps as f64),
+                ("grad_norm", totals.grad_norm),
+                ("learning_rate", totals.learning_rate),
             ];
-            run.loss_since_log = 0.0;
-            run.skipped_since_log = 0;
-            run.last_logged_step = self.state.global_step;
+            totals.loss_since_log = 0.0;
+            totals.skipped_since_log = 0;
+            totals.last_logged_step = self.state.global_step;
             self.log(logs.into_iter().map(|(key, value)| (key.to_string(), Json::from(value))).collect(), hooks)?;
         }
         if self.control.should_evaluate {
-            let metrics = loop {
-                match self.evaluate(None, hooks) {
-                    Err(error) if hooks.mends(&error) => {}
-                    done => break done?,
-                }
-            };
+            let metrics = self.evaluate_or_leave(run, hooks)?;
             if run.schedule.kind() == ScheduleKind::ReduceLrOnPlateau {
                 let key = self.settings.args.best_metric_key().unwrap_or_else(|| "eval_loss".into());
                 let metric = required_metric(&metrics, &key)?;
@@ -301,12 +290,30 @@ impl Trainer {
             }
         }
         if self.control.should_save {
-            self.save(run, hooks)?;
+            self.save(Why::Due, run, hooks)?;
         }
         Ok(())
     }
 
-    fn save(&mut self, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
+    /// Evaluates. What a signal ends is as if it had not begun, so that the run that goes on does it again.
+    fn evaluate_or_leave(&mut self, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<Map<String, Json>> {
+        let n_logs = self.state.log_history.len();
+        loop {
+            match self.evaluate(None, hooks) {
+                Err(error) if matches!(error.what(), What::Stopped { .. }) => {
+                    self.state.log_history.truncate(n_logs);
+                    run.progress.position.evaluation_is_due = true;
+                    run.progress.position.save_is_due = self.control.should_save;
+                    return Err(error);
+                }
+                Err(error) if hooks.mends(&error) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Saves a checkpoint.
+    pub(super) fn save(&mut self, why: Why, run: &mut Run, hooks: &mut Hooks<'_>) -> Result<()> {
         self.settle_parameters(run)?;
         for callback in &hooks.callbacks {
             if let Some((name, state)) = callback.state() {
@@ -316,24 +323,22 @@ impl Trainer {
         self.state.stateful_callbacks.insert("TrainerControl".into(), self.control.state());
         let output = PathBuf::from(&self.settings.args.output_dir);
         let folder = output.join(format!("checkpoint-{}", self.state.global_step));
-        if self.state.best_global_step == Some(self.state.global_step) {
+        if why == Why::Due && self.state.best_global_step == Some(self.state.global_step) {
             self.state.best_model_checkpoint = Some(folder.display().to_string());
         }
-        let progress = checkpoint::Progress {
-            state: self.state.clone(),
-            schedule: run.schedule.state(),
-            group_schedules: run.groups.state(),
-            loss_total: run.loss_total,
-            loss_since_log: run.loss_since_log,
-            last_logged_step: run.last_logged_step,
-            skipped_since_log: run.skipped_since_log,
-            skipped: run.skipped,
-            origin: run.plan.origin,
-            rate: run.rate.clone(),
-        };
-        checkpoint::save(&self.settings, &folder, &run.optimizer, &progress)?;
+        let scripts = hooks.scripts.as_ref().map_or_else(Scripts::default, |scripts| scripts());
+        run.progress.made_of = self.made_of(&scripts)?;
+        run.progress.step = self.state.global_step;
+        run.progress.seed = self.settings.args.seed;
+        run.progress.origin = run.plan.origin;
+        run.progress.layout = Some(self.layout());
+        run.progress.schedule = run.schedule.state();
+        run.progress.group_schedules = run.groups.state();
+        let (state, progress, optimizer) = (&self.state, &run.progress, &run.optimizer);
+        checkpoint::save(&self.settings, &folder, &Saved { state, progress, optimizer, scripts: &scripts })?;
+        run.saved = Some((self.state.global_step, run.progress.position.clone()));
         if let Some(limit) = self.settings.args.save_total_limit {
-            checkpoint::rotate(&output, limit, self.state.best_model_checkpoint.as_deref(), &folder)?;
+            folders::rotate(&output, limit, self.state.best_model_checkpoint.as_deref(), &folder)?;
         }
         self.announce(Event::Save, hooks, &Extra { checkpoint: Some(&folder), ..Extra::default() })
     }
@@ -342,15 +347,17 @@ impl Trainer {
         if self.settings.args.load_best_model_at_end && self.settings.args.fast_dev_run.batches().is_none() {
             match self.state.best_model_checkpoint.clone() {
                 Some(folder) => {
+                    let folder = self.place_of(Path::new(&folder));
+                    let shown = folder.display();
                     let last = (run.exchanges > 0).then(|| Snapshot::of(&self.settings.model)).transpose()?;
-                    match (checkpoint::load_weights(&self.settings.model, Path::new(&folder)), last) {
+                    match (checkpoint::load_weights(&self.settings.model, &folder), last) {
                         (Err(error), Some(last)) if matches!(error.what(), What::Weights(_)) => {
                             last.restore()?;
-                            hooks.note(&format!("the best model ({folder}) had another head: the last weights stay"));
+                            hooks.note(&format!("the best model ({shown}) had another head: the last weights stay"));
                         }
                         (loaded, _) => {
                             loaded?;
-                            hooks.note(&format!("loaded the best model from {folder}"));
+                            hooks.note(&format!("loaded the best model from {shown}"));
                         }
                     }
                 }
@@ -360,11 +367,12 @@ impl Trainer {
         if let (Some(1), Some(best)) = (self.settings.args.save_total_limit, &self.state.best_model_checkpoint) {
             // While training the newest is kept beside the best; at the end one is one.
             let best = PathBuf::from(best);
-            checkpoint::rotate(Path::new(&self.settings.args.output_dir), 1, None, &best)?;
+            folders::rotate(Path::new(&self.settings.args.output_dir), 1, None, &best)?;
         }
         let seconds = run.started.elapsed().as_secs_f64();
         let steps = self.state.global_step;
-        let training_loss = run.loss_total / steps.saturating_sub(run.skipped).max(1) as f64;
+        let totals = &run.progress.totals;
+        let training_loss = totals.loss / steps.saturating_sub(totals.skipped).max(1) as f64;
         // Hugging Face counts the rows of all epochs that were asked for, or of the steps where `max_steps` was.
         let args = &self.settings.args;
         let rows = if args.max_tokens_per_batch.is_some() {

@@ -7,8 +7,8 @@ use std::path::Path;
 use serde_json::{Map, Value as Json, json};
 
 use crate::data::Value;
+use crate::data::durable::write_file;
 use crate::error::{Error, Place, Result, What};
-use crate::model::save::write_file;
 use crate::train::search::space::Distribution;
 use crate::train::search::study::{State, Study, Trial};
 
