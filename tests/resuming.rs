@@ -327,7 +327,8 @@ fn what_has_changed_since_a_checkpoint_is_said_and_recorded() {
     let mut trainer = trainer(&classifier(2), changed, &rows, Some(&rows));
     let notes = Rc::new(RefCell::new(Vec::new()));
     let told = notes.clone();
-    let mut hooks = Hooks { notes: Some(Box::new(move |text| told.borrow_mut().push(text.to_string()))), ..Hooks::default() };
+    let mut hooks =
+        Hooks { notes: Some(Box::new(move |text| told.borrow_mut().push(text.to_string()))), ..Hooks::default() };
     hooks.callbacks.push(Box::new(SaveAtEnd));
     trainer.train(Some(folder.path().join("checkpoint-2")), &mut hooks).unwrap();
     drop(hooks);
@@ -361,6 +362,11 @@ impl Callback for SaveAtEnd {
 fn a_folder_that_a_run_writes_into_is_refused_to_another_until_it_has_ended() {
     let folder = tempfile::tempdir().unwrap();
     let rows = classes(11, 2);
+    let args = |folder: &Path| {
+        let mut args = args(folder);
+        args["save_strategy"] = json!("steps");
+        args
+    };
     let mut first = trainer(&classifier(2), args(folder.path()), &rows, Some(&rows));
     let mut hooks = listening(|event, state, _, _| {
         if event == Event::StepBegin && state.global_step == 1 {
@@ -385,6 +391,7 @@ fn a_row_that_gives_no_number_is_named_and_changes_no_weight() {
     let args = |policy: &str, folder: &Path| {
         let mut args = args(folder);
         args["nan_policy"] = json!(policy);
+        (args["save_strategy"], args["eval_strategy"]) = (json!("steps"), json!("no"));
         args
     };
     let poisoned = |model: &Model| {
@@ -407,7 +414,10 @@ fn a_row_that_gives_no_number_is_named_and_changes_no_weight() {
     hooks.compute_loss = Some(poisoned(&model));
     let error = stopped.train(None, &mut hooks).unwrap_err();
     drop(hooks);
-    assert!(error.to_string().contains("is not finite") && error.to_string().contains("(row 7 of the training set)"), "{error}");
+    assert!(
+        error.to_string().contains("is not finite") && error.to_string().contains("(row 7 of the training set)"),
+        "{error}"
+    );
     assert!(bits(&model) == *last.borrow());
     // The last good state is on the disk, where there is one.
     let step = stopped.state().global_step;

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use retune::batch::cut::{Cut, Limits};
 use retune::batch::sampler;
 use retune::data::{Dataset, Value};
-use retune::train::{Hooks, TrainingArguments, checkpoint};
+use retune::train::checkpoint::folders;
+use retune::train::{Hooks, TrainingArguments};
 use serde_json::{Value as Json, json};
 
 use crate::tiny::{
@@ -149,7 +150,8 @@ fn a_run_resumed_after_any_update_ends_as_one_that_was_never_interrupted() {
         for step in 1..whole.1.len() {
             let folder = tempfile::tempdir().unwrap();
             run(folder.path(), sampling, None, Some(step));
-            let checkpoint = checkpoint::latest(folder.path()).unwrap();
+            let (checkpoint, _) = folders::newest(folder.path()).unwrap();
+            let checkpoint = checkpoint.folder().to_path_buf();
             let resumed = run(folder.path(), sampling, Some(checkpoint), None);
             assert!(resumed == whole, "{sampling}, step {step}");
         }
