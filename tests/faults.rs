@@ -200,19 +200,16 @@ fn a_run_that_is_killed_at_random_moments_ends_as_ever() {
             let after = whole.mul_f64((state >> 40) as f64 / f64::from(1 << 24) * 1.1);
             let mut child = run(out.path(), &["save_steps=1"]).spawn().unwrap();
             let begun = Instant::now();
-            let mut ended = None;
-            while begun.elapsed() < after && ended.is_none() {
+            while begun.elapsed() < after && child.try_wait().unwrap().is_none() {
                 std::thread::sleep(Duration::from_micros(200));
-                ended = child.try_wait().unwrap();
             }
-            if ended.is_none() {
-                child.kill().unwrap();
-                ended = Some(child.wait().unwrap());
-            }
+            // A process that has ended is past killing, and has its exit code.
+            child.kill().unwrap();
+            let ended = child.wait().unwrap();
             if out.path().is_dir() && !folders::all(out.path()).unwrap().is_empty() {
                 assert!(folders::newest(out.path()).unwrap().1.is_empty(), "run {number}");
             }
-            match ended.and_then(|status| status.code()) {
+            match ended.code() {
                 Some(0) => break,
                 Some(code) => panic!("run {number}: exit code {code}"),
                 None => n_killed += 1,

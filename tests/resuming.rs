@@ -282,7 +282,7 @@ fn a_run_that_goes_on_with_batches_of_another_size_uses_each_row_once_an_epoch()
         assert_eq!(n_before, stop_at / 6 * 23 + stop_at % 6 * 4);
         // What is left of the epoch, and whole epochs after it, in batches of three.
         let left = (23 - n_before % 23) % 23;
-        let sizes = |n: usize| vec![3; n / 3].into_iter().chain((n % 3 > 0).then_some(n % 3)).collect::<Vec<_>>();
+        let sizes = |n: usize| (0..n.div_ceil(3)).map(move |batch| 3.min(n - batch * 3)).collect::<Vec<_>>();
         let mut expected = sizes(left);
         (0..(3 * 23 - n_before) / 23).for_each(|_| expected.extend(sizes(23)));
         assert_eq!(rest.iter().map(Vec::len).collect::<Vec<_>>(), expected, "stopped at {stop_at}");
