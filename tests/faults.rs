@@ -183,6 +183,85 @@ fn a_signal_in_the_middle_of_a_save_lets_it_end() {
     }
 }
 
+/// A file system in memory; none where the process may not mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder.path());
+        let mounted = command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        mounted.then_some(SmallDisk(folder))
+    }
+
+    /// Takes all room that is left.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.path().join("filler")).unwrap();
+        for size in [1 << 16, 1 << 12, 1] {
+            while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_small_disk_that_fills_up_at_random_moments_keeps_whole_checkpoints() {
+    let Some(disk) = SmallDisk::mount("2m") else {
+        eprintln!("skipped: this process may not mount a file system; run the tests as root to try a disk that fills up");
+        return;
+    };
+    let begun = Instant::now();
+    succeeds(run(&disk.0.path().join("whole"), &["save_steps=1"]));
+    let whole = begun.elapsed();
+    let mut state = 777u64;
+    let mut n_failed = 0;
+    for number in 0..16 {
+        let out = disk.0.path().join(format!("out{number}"));
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let after = whole.mul_f64((state >> 40) as f64 / f64::from(1 << 24));
+        let child = run(&out, &["save_steps=1"]).spawn().unwrap();
+        std::thread::sleep(after);
+        disk.fill();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => {}
+            // 78 where there was no room from the first.
+            Some(73 | 78) => {
+                n_failed += 1;
+                assert!(text.contains("No space left") || text.contains("a checkpoint needs about"), "{text}");
+            }
+            code => panic!("run {number}: {code:?} {text}"),
+        }
+        std::fs::remove_file(disk.0.path().join("filler")).unwrap();
+        if out.is_dir() {
+            assert!(folders::newest_of(&out).unwrap().1.is_empty(), "run {number}");
+        }
+        succeeds(run(&out, &["save_steps=1"]));
+        assert_eq!(end(&out), *undisturbed(), "run {number}");
+        std::fs::remove_dir_all(&out).unwrap();
+    }
+    assert!(n_failed >= 4, "{n_failed}");
+}
+
+#[test]
+fn a_disk_without_room_for_a_checkpoint_is_refused_before_the_first_step() {
+    let Some(disk) = SmallDisk::mount("128k") else {
+        eprintln!("skipped: this process may not mount a file system; run the tests as root to try a disk that is too small");
+        return;
+    };
+    let output = run(&disk.0.path().join("out"), &[]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("error: a checkpoint needs about") && text.contains("make room"), "{text}");
+}
+
 #[test]
 fn a_run_that_is_killed_at_random_moments_ends_as_ever() {
     // The moments come from a fixed sequence, over somewhat more than the time that a whole run takes.

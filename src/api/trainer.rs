@@ -195,7 +195,7 @@ impl ScriptTrainer {
         }
         let resume = resume.or_else(|| trainer.args().resume_from_checkpoint.clone());
         let folder = match resume {
-            None => None,
+            None | Some(Resume::Never) => None,
             Some(Resume::Latest) => {
                 let (complete, passed_over) = folders::newest(Path::new(&trainer.args().output_dir))?;
                 for error in passed_over {

@@ -177,6 +177,8 @@ choice! {
 /// Where training goes on from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
+    /// The beginning.
+    Never,
     /// The newest checkpoint in `output_dir`.
     Latest,
     /// This checkpoint.
@@ -186,6 +188,7 @@ pub enum Resume {
 impl Argument for Resume {
     fn read(value: &Value) -> Result<Self, Refusal> {
         match value {
+            Value::Bool(false) => Ok(Resume::Never),
             Value::Bool(true) => Ok(Resume::Latest),
             Value::Str(path) if !path.is_empty() => Ok(Resume::From(path.to_string())),
             Value::Str(_) => Err(Refusal::Range("`true` or the path of a checkpoint")),
@@ -195,6 +198,7 @@ impl Argument for Resume {
 
     fn value(&self) -> Value {
         match self {
+            Resume::Never => Value::Bool(false),
             Resume::Latest => Value::Bool(true),
             Resume::From(path) => path.as_str().into(),
         }
