@@ -1,12 +1,14 @@
 //! The search of a trainer: what each trial begins with, what is left of it, failures, pruning, resuming, and what is shown.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::process::Command;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 use retune::data::Value;
-use retune::error::Result;
+use retune::error::{Result, What};
 use retune::head::Predictions;
 use retune::train::search::pruner::{PercentilePruner, Pruner};
 use retune::train::search::space::Distribution;
@@ -171,7 +173,7 @@ fn trials_that_fall_behind_are_pruned_at_an_evaluation() {
 #[test]
 fn an_interrupted_search_goes_on_as_if_nothing_had_happened() {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let run = |folder: &Path, n_trials: usize, resume: bool| {
+    let run = |folder: &Path, n_trials: usize, resume: bool, signal_at: usize| {
         let mut study = Study::new(Direction::Minimize, 5);
         study.sampler = retune::train::search::sampler::Sampler::Tpe(retune::train::search::sampler::Tpe {
             n_startup_trials: 2,
@@ -179,11 +181,23 @@ fn an_interrupted_search_goes_on_as_if_nothing_had_happened() {
         });
         let mut search = search(study, n_trials, rates);
         search.resume = resume;
-        searcher(folder, json!({})).search(search).unwrap()
+        let asked = Rc::new(Cell::new(0));
+        search.hooks = Box::new(move |_, _| {
+            let asked = asked.clone();
+            let interrupted = move || {
+                asked.set(asked.get() + 1);
+                (asked.get() == signal_at).then_some(2)
+            };
+            Hooks { interrupted: Some(Box::new(interrupted)), ..Hooks::default() }
+        });
+        searcher(folder, json!({})).search(search)
     };
-    let best = run(whole.path(), 6, false);
-    run(cut.path(), 3, false);
-    assert_eq!(run(cut.path(), 6, true), best);
+    let best = run(whole.path(), 6, false, 0).unwrap();
+    run(cut.path(), 2, false, 0).unwrap();
+    // Within a trial: it is asked for signals twice a step.
+    let error = run(cut.path(), 6, true, 30).unwrap_err();
+    assert!(matches!(error.what(), What::Stopped { signal: 2 }), "{error}");
+    assert_eq!(run(cut.path(), 6, true, 0).unwrap(), best);
     let timeless = |folder: &Path| {
         let mut trials = study_in(folder);
         for trial in trials["trials"].as_array_mut().unwrap() {

@@ -217,6 +217,14 @@ impl Trainer {
             let outcome = self.one_trial(search, &trial, base, is_first);
             is_first = false;
             let mut study = lock();
+            if let Err(error) = &outcome
+                && matches!(error.what(), What::Stopped { .. })
+            {
+                // As if it had not begun: the search that goes on makes it again.
+                study.trials.pop();
+                journal::write(&study, file)?;
+                return Err(error.clone());
+            }
             study.trials[trial.number()].seconds = started.elapsed().as_secs_f64();
             let fatal = match outcome {
                 Ok((state, value)) => {
