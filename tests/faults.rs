@@ -183,6 +183,12 @@ fn a_signal_in_the_middle_of_a_save_lets_it_end() {
     }
 }
 
+/// Says on stderr what was not tried.
+#[expect(clippy::print_stderr, reason = "a test that could not run says so")]
+fn skipped(what: &str) {
+    eprintln!("skipped: {what}");
+}
+
 /// A file system in memory; none where the process may not mount one.
 struct SmallDisk(tempfile::TempDir);
 
@@ -213,7 +219,7 @@ impl Drop for SmallDisk {
 #[test]
 fn a_small_disk_that_fills_up_at_random_moments_keeps_whole_checkpoints() {
     let Some(disk) = SmallDisk::mount("2m") else {
-        eprintln!("skipped: this process may not mount a file system; run the tests as root to try a disk that fills up");
+        skipped("this process may not mount a file system; run the tests as root to try a disk that fills up");
         return;
     };
     let begun = Instant::now();
@@ -253,7 +259,7 @@ fn a_small_disk_that_fills_up_at_random_moments_keeps_whole_checkpoints() {
 #[test]
 fn a_disk_without_room_for_a_checkpoint_is_refused_before_the_first_step() {
     let Some(disk) = SmallDisk::mount("128k") else {
-        eprintln!("skipped: this process may not mount a file system; run the tests as root to try a disk that is too small");
+        skipped("this process may not mount a file system; run the tests as root to try a disk that is too small");
         return;
     };
     let output = run(&disk.0.path().join("out"), &[]).output().unwrap();
