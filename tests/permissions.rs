@@ -113,6 +113,11 @@ fn cases(classes: &[String]) -> Vec<Case> {
         case("train", CHECKPOINT, &train.replace("RESUMED", "").replace("GIVEN", "#{ resume_from_checkpoint: path }")),
         case("train", CHECKPOINT, &train.replace("RESUMED", ", resume_from_checkpoint: path").replace("GIVEN", "")),
         case(
+            "get_last_checkpoint",
+            ReadsFolder("run", "checkpoint-1/optimizer.safetensors"),
+            "get_last_checkpoint(path)",
+        ),
+        case(
             "hyperparameter_search",
             WritesFolder,
             &search("path.starts_with(`/`) { path } else { `../` + path }").replace("path.starts", "if path.starts"),

@@ -32,6 +32,7 @@ mod checkpoints {
     #[rhai_fn(name = "get_last_checkpoint", return_raw)]
     pub fn get_last_checkpoint(context: NativeCallContext, folder: &str) -> ScriptResult<Dynamic> {
         let folder = Path::new(folder);
+        Session::of(&context).permissions().read_below(folder).map_err(raise)?;
         if !folder.is_dir() {
             return Ok(Dynamic::UNIT);
         }

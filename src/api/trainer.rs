@@ -193,20 +193,20 @@ impl ScriptTrainer {
             trainer.replace_model(model.clone())?;
             *self.model() = model;
         }
+        let session = Session::of(context);
+        session.permissions().write_below(Path::new(&trainer.args().output_dir))?;
         let resume = resume.or_else(|| trainer.args().resume_from_checkpoint.clone());
         let folder = match resume {
             None | Some(Resume::Never) => None,
             Some(Resume::Latest) => {
                 let (complete, passed_over) = folders::newest(Path::new(&trainer.args().output_dir))?;
                 for error in passed_over {
-                    Session::of(context).reporter().warning(&format!("passed over: {error}"));
+                    session.reporter().warning(&format!("passed over: {error}"));
                 }
                 Some(complete.folder().to_path_buf())
             }
             Some(Resume::From(path)) => Some(PathBuf::from(path)),
         };
-        let session = Session::of(context);
-        session.permissions().write_below(Path::new(&trainer.args().output_dir))?;
         folder.iter().try_for_each(|folder| may_resume(session.permissions(), folder))?;
         // Before anything is written into the folder.
         trainer.claim()?;
