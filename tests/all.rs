@@ -35,6 +35,7 @@ mod losses;
 mod limits;
 mod live_run;
 mod lr_find;
+mod memory;
 mod metrics;
 mod ner;
 mod optimizer;

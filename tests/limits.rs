@@ -100,6 +100,41 @@ fn what_grows_without_end_ends() {
     }
 }
 
+/// The functions of a task run on the library's own threads.
+#[test]
+fn a_task_that_does_not_end_ends() {
+    let cases = [
+        ("fn encode(tokenizer, row, options) { loop { let x = 1; } }", 78, TIME),
+        (
+            "fn deep(x) { deep(x) } fn encode(tokenizer, row, options) { deep(1) }",
+            78,
+            "calls are nested more than 64 deep",
+        ),
+        ("fn deep(x) { [x].map(|y| deep(y)) } fn encode(tokenizer, row, options) { deep(1) }", 78, "calls are nested"),
+        ("fn encode(tokenizer, row, options) { let s = \"x\"; loop { s += s; } }", 71, MEMORY),
+        ("fn loss(head, output, batch) { while true { let x = 1; } }", 78, TIME),
+        ("fn metrics(predictions, references) { let a = [1]; loop { a += a; } }", 71, MEMORY),
+    ];
+    for (text, code, words) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let task = format!("fn extends() {{ \"std/tasks/sentiment\" }}\n{text}");
+        std::fs::write(folder.path().join("task.rhai"), task).unwrap();
+        let recipe = r#"
+let model = AutoModelForTask::from_pretrained("std/minilm-tiny", "task.rhai");
+let rows = Dataset::from_rows([#{ text: "a good film", label: 1 }, #{ text: "a bad film", label: 0 }]);
+let trainer = Trainer(#{ model: model, train_dataset: rows, eval_dataset: rows,
+    processing_class: AutoTokenizer::from_pretrained("std/minilm-tiny"),
+    args: TrainingArguments(#{ output_dir: "out", max_steps: 1, eval_strategy: "steps", eval_steps: 1, save_strategy: "no" }) });
+trainer.train();
+"#;
+        let (output, time) = run(folder.path(), recipe);
+        let shown = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}\n{shown}");
+        assert!(shown.contains(words) && shown.contains("task.rhai:"), "{text}\n{shown}");
+        assert!(time < Duration::from_secs(60), "{text}: {time:?}");
+    }
+}
+
 #[test]
 fn what_is_absurd_at_once_is_refused() {
     for (absurd, words) in [

@@ -2,8 +2,8 @@
 //!
 //! The engine calls [`look`] before each operation. That costs a load and a comparison, until the clock has ticked: then the
 //! process's memory is read, and what has happened since the last tick is counted. It counts as the script's where the library
-//! did no work meanwhile, which it says with [`note_work`]. Counting is by thread; the recipe's own thread alone is held
-//! responsible for memory, because what other threads take cannot be told apart.
+//! did no work meanwhile, which it says with [`note_work`]. Counting is by thread, and what other threads take meanwhile cannot be
+//! told apart: a call that the library makes begins with such a note, so that short calls beside others are never blamed.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,8 +22,8 @@ const TOP_LEVEL: Duration = Duration::from_secs(600);
 
 /// What a script may always take.
 const FREE: u64 = 32 << 20;
-/// The machine keeps this much, or a part of what it has.
-const KEPT: u64 = 64 << 20;
+/// The machine keeps this much.
+const KEPT: u64 = 32 << 20;
 
 static CLOCK: AtomicU64 = AtomicU64::new(0);
 
@@ -67,8 +67,6 @@ pub enum Exceeded {
 struct Usage {
     /// The clock at the last look.
     seen: u64,
-    /// Whether this thread is the recipe's.
-    is_recipe: bool,
     /// Whether the library has worked since the last look.
     worked: bool,
     /// Ticks that the script has computed in the innermost call, or at the top level since the library's last work.
@@ -85,18 +83,8 @@ struct Usage {
 
 thread_local! {
     static USAGE: Cell<Usage> = const { Cell::new(Usage {
-        seen: 0, is_recipe: false, worked: false, ticks: 0, calls: 0, resident: 0, taken: 0, available: u64::MAX, asked_at: 0,
+        seen: 0, worked: false, ticks: 0, calls: 0, resident: 0, taken: 0, available: u64::MAX, asked_at: 0,
     }) };
-}
-
-/// Says that this thread runs the recipe from now on.
-pub fn this_is_the_recipe() {
-    USAGE.set(Usage {
-        is_recipe: true,
-        resident: memory::resident(),
-        seen: CLOCK.load(Ordering::Relaxed),
-        ..USAGE.get()
-    });
 }
 
 /// Says that the library works on this thread: what it takes is not the script's.
@@ -153,7 +141,8 @@ fn look_closely(mut usage: Usage, now: u64) -> Option<Exceeded> {
     usage.seen = now;
     usage.ticks = if usage.worked && usage.calls == 0 { 0 } else { usage.ticks + u64::from(!usage.worked) };
     let resident = memory::resident();
-    if !usage.worked {
+    // At a thread's first look there is nothing to compare with.
+    if !usage.worked && usage.resident > 0 {
         usage.taken = (usage.taken + resident as i64 - usage.resident as i64).max(0);
     }
     (usage.resident, usage.worked) = (resident, false);
@@ -168,7 +157,7 @@ fn look_closely(mut usage: Usage, now: u64) -> Option<Exceeded> {
     }
     // An operation may double what there is, and holds both while it does.
     let taken = usage.taken as u64;
-    if usage.is_recipe && taken > FREE && taken > usage.available / 2 {
+    if taken > FREE && taken > usage.available / 2 {
         return Some(Exceeded::Memory(taken, usage.available));
     }
     (usage.available < KEPT).then_some(Exceeded::Exhausted(usage.available))

@@ -167,7 +167,6 @@ impl Host {
 
     fn run_here(&self) -> Outcome {
         let (_in_force, _ticking) = (self.deadline.enforce(), meter::tick());
-        meter::this_is_the_recipe();
         let ast = self.compile()?;
         self.engine.run_ast_with_scope(&mut Scope::new(), &ast).map_err(|error| self.explain(&error))?;
         self.session.refuse_unasked()?;

@@ -149,7 +149,9 @@ impl Trainer {
         self.control = TrainerControl::default();
         let schedule = args.schedule(plan.max_steps)?;
         let parameters = self.settings.model.parameters();
+        let budget = self.budget(&prepared, 0..plan.n_epochs)?;
         let mut run = Run {
+            budget,
             optimizer: self.new_optimizer()?,
             groups: GroupRates::new(parameters, &args.param_groups, args.learning_rate, &schedule)?,
             schedule,
@@ -223,6 +225,7 @@ impl Trainer {
             }
             self.control.new_step();
             self.announce(Event::StepBegin, hooks, &Extra::default())?;
+            self.admit(&window, &prepared, &mut run.budget)?;
             self.step(&window, run, hooks)?;
             self.state.global_step += 1;
             let done = number * accumulation + window.len();

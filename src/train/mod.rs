@@ -20,6 +20,7 @@ pub mod live_arguments;
 pub mod loader;
 pub mod loop_optimizer;
 pub mod lr_find;
+mod memory;
 mod non_finite;
 pub mod optimizer;
 pub mod output_dir;

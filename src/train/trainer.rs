@@ -24,6 +24,7 @@ use crate::train::compute_loss::ComputeLoss;
 use crate::train::epochs::Plan;
 use crate::train::evaluation::EvaluationData;
 use crate::train::live::Boundary;
+use crate::train::memory::Budget;
 use crate::train::non_finite::NotFinite;
 use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
 use crate::train::param_groups::{GroupRates, split};
@@ -143,6 +144,7 @@ pub(super) struct Run {
     pub(super) groups: GroupRates,
     pub(super) plan: Plan,
     pub(super) prepared: Arc<Prepared>,
+    pub(super) budget: Budget,
     /// Arguments that wait for the next epoch.
     pub(super) next_epoch: Vec<(String, Value)>,
     /// What checkpoints remember of it.
