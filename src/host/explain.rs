@@ -105,7 +105,7 @@ impl<'a> Walk<'a> {
         };
         self.frame("called", position);
         self.function = None;
-        let scripts = self.sources.names();
+        let (scripts, caller) = (self.sources.names(), self.file.clone());
         // A task script is named by the place; any other place is about data and stays.
         for place in error.places() {
             match place {
@@ -118,6 +118,10 @@ impl<'a> Walk<'a> {
             }
         }
         self.enter(inner);
+        // The engine knows no position of a loop that was ended: its script is named at least.
+        if self.diagnostic.location.is_none() && self.file != caller {
+            self.diagnostic.places.insert(0, Place::file(&self.file));
+        }
     }
 
     /// `throw value`: text is the message; a map may bring `message` and `hint`, as caught errors do.
