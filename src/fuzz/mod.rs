@@ -22,6 +22,7 @@ use crate::model::ModelConfig;
 use crate::model::backbone::{Backbone, LoadSettings};
 use crate::report::Reporter;
 use crate::tokenizer::{EncodeOptions, Tokenizer, TokenizerOptions};
+use crate::train::checkpoint::{folders, manifest, read_progress};
 use crate::train::ledger::Recorded;
 use crate::train::search::journal;
 use crate::train::search::study::{Direction, Study};
@@ -129,8 +130,16 @@ fn config_json(bytes: &[u8], folder: &Path) {
 /// The files of a checkpoint that are not weights, and the trials of a search; the first byte chooses.
 fn checkpoint(bytes: &[u8], folder: &Path) {
     let Some((which, bytes)) = bytes.split_first() else { return };
-    match which % 2 {
-        0 => on_text(bytes, |text| drop(TrainerState::from_json(text, &folder.join("trainer_state.json")))),
+    match which {
+        b'm' => {
+            write(folder, manifest::FILE, bytes);
+            drop(manifest::verify(folder));
+            drop(folders::size(folder));
+        }
+        b'p' => on_text(bytes, |text| drop(read_progress(text, folder))),
+        which if which % 2 == 0 => {
+            on_text(bytes, |text| drop(TrainerState::from_json(text, &folder.join("trainer_state.json"))))
+        }
         _ => {
             write(folder, "trials.json", bytes);
             drop(journal::read(&mut Study::new(Direction::Minimize, 42), &folder.join("trials.json")));
