@@ -18,7 +18,7 @@
 //! - [`cancel`]: the wish that work ends, a signal or a deadline, which long loops look at
 //! - [`tensor`]: devices, counter-based random numbers, differentiable operations, losses
 //! - [`kernels`]: CPU kernels with backward, each beside a plain twin; products over tiles, by instruction set and precision
-//! - [`data`]: values, data sets, one file per format, named folders, the hub
+//! - [`data`]: values, data sets, one file per format, named folders and who may read and write them, whole files, the hub
 //! - [`tokenizer`]: text to token ids
 //! - [`batch`]: examples to unpadded batches, samplers
 //! - [`model`]: configuration, families, the encoder and its fused form, the decoder with its cache, weights and their saving
@@ -33,7 +33,7 @@
 //! - [`report`]: progress, log lines, events, the result of a run
 //! - [`watch`]: what changed on disk
 //! - [`api`]: what a script may call
-//! - [`host`]: the Rhai engine: resolver, limits, diagnostics, reference
+//! - [`host`]: the Rhai engine: resolver, limits, diagnostics, reload, signals, reference
 //! - `fuzz`: the readers of untrusted bytes, for fuzzing
 //! - [`cli`]: the commands
 //!

@@ -392,6 +392,8 @@ fn a_row_that_gives_no_number_is_named_and_changes_no_weight() {
         let mut args = args(folder);
         args["nan_policy"] = json!(policy);
         (args["save_strategy"], args["eval_strategy"]) = (json!("steps"), json!("no"));
+        // Rows 4 to 7 are the second update.
+        args["train_sampling_strategy"] = json!("sequential");
         args
     };
     let poisoned = |model: &Model| {
@@ -419,11 +421,9 @@ fn a_row_that_gives_no_number_is_named_and_changes_no_weight() {
         "{error}"
     );
     assert!(bits(&model) == *last.borrow());
-    // The last good state is on the disk, where there is one.
-    let step = stopped.state().global_step;
-    if step > 0 {
-        assert!(newest(folder.path()).ends_with(format!("checkpoint-{step}")));
-    }
+    // The last good state is on the disk.
+    assert_eq!(stopped.state().global_step, 1);
+    assert!(newest(folder.path()).ends_with("checkpoint-1"));
     let mut skipping = trainer(&classifier(2), args("skip", folder.path()), &rows, None);
     let mut hooks = Hooks { compute_loss: Some(poisoned(skipping.model())), ..Hooks::default() };
     skipping.train(None, &mut hooks).unwrap();
@@ -431,4 +431,38 @@ fn a_row_that_gives_no_number_is_named_and_changes_no_weight() {
     assert!(weights(skipping.model()).values().flatten().all(|weight| weight.is_finite()));
     let text = serde_json::to_string(&skipping.state().to_json()).unwrap();
     assert!(!text.contains("NaN"), "{text}");
+}
+
+#[test]
+fn the_best_checkpoint_of_a_run_is_found_where_its_folder_was_moved_to_and_has_to_be_whole() {
+    let begun = tempfile::tempdir().unwrap();
+    // A signal between the best evaluation and the one after which early stopping ends the run.
+    let (_, ended) = long_run(begun.path(), 1, false, |asked| asked > 45);
+    assert!(ended.is_none());
+    let moved = tempfile::tempdir().unwrap();
+    let here = moved.path().join("here");
+    std::fs::rename(begun.path(), &here).unwrap();
+    let (newest, _) = folders::newest(&here).unwrap();
+    let text = std::fs::read_to_string(newest.folder().join("trainer_state.json")).unwrap();
+    let state: Json = serde_json::from_str(&text).unwrap();
+    let best = Path::new(state["best_model_checkpoint"].as_str().unwrap()).file_name().unwrap().to_owned();
+    let (_, ended) = long_run(&here, 1, true, |_| false);
+    let kept = ended.unwrap().checkpoints;
+    assert!(kept.contains(&best.to_string_lossy().into_owned()), "{kept:?} without {best:?}");
+    // One that was damaged meanwhile is no model to end with.
+    let whole = tempfile::tempdir().unwrap();
+    let (moments, _) = long_run(whole.path(), 1, false, |_| false);
+    let again = tempfile::tempdir().unwrap();
+    assert!(long_run(again.path(), 1, false, |asked| asked == moments - 1).1.is_none());
+    let model = again.path().join(&best).join("model.safetensors");
+    let mut bytes = std::fs::read(&model).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&model, bytes).unwrap();
+    let rows = classes(23, 2);
+    let mut trainer = trainer(&classifier(2), long(again.path()), &rows, Some(&rows));
+    let (newest, _) = folders::newest(again.path()).unwrap();
+    let mut hooks = Hooks::default();
+    hooks.callbacks.push(Box::new(EarlyStoppingCallback::new(1, 0.0)));
+    let error = trainer.train(Some(newest.folder().to_path_buf()), &mut hooks).unwrap_err();
+    assert!(error.to_string().contains("`model.safetensors` of the checkpoint was changed"), "{error}");
 }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json, json};
 use crate::cli::{Context, print};
 use crate::error::{Error, Result, What};
 use crate::host::diagnostics::Outcome;
+use crate::memory::shown;
 use crate::train::checkpoint::{folders, manifest};
-use crate::train::output_dir::size;
 use crate::train::state::TrainerState;
 
 /// List checkpoints, and see whether they are whole.
@@ -64,7 +64,7 @@ fn list(context: &Context, folder: &Path) -> Result<()> {
             "{}  step {step:>6}  epoch {:>6}  {:>9}  {}{}",
             path.display(),
             epoch.map_or("?".into(), |epoch| format!("{epoch:.2}")),
-            bytes.map_or("?".into(), size),
+            bytes.map_or("?".into(), |bytes| shown(bytes.into())),
             problem.map_or("whole".to_string(), |problem| format!("NOT WHOLE: {problem}")),
             metric.unwrap_or_default(),
         );

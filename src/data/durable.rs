@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::cancel;
 use crate::error::{Error, Result, What};
 
 /// What the names of things that are being written begin with.
@@ -31,6 +32,8 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`write_file`].
 pub fn write_by(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    // A signal waits for the file.
+    let _finishing = cancel::finish_first();
     let folder = folder_of(path);
     make_folder(folder)?;
     let beside = Beside(hidden(path, NEW)?);

@@ -23,7 +23,7 @@ pub mod lr_find;
 mod memory;
 mod non_finite;
 pub mod optimizer;
-pub mod output_dir;
+mod output_dir;
 pub mod param_groups;
 mod plan;
 mod plateau;

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::data::durable::{self, Lock};
 use crate::error::{Error, Result, What};
 use crate::head::Model;
+use crate::memory::shown;
 use crate::train::SaveInterval;
 use crate::train::checkpoint::folders;
 use crate::train::trainer::{Hooks, Trainer};
@@ -34,35 +35,38 @@ impl Trainer {
         let Some(free) = durable::free_space(folder) else { return Ok(()) };
         let one = checkpoint_size(&self.settings.model);
         if one > free {
-            let problem = format!("a checkpoint needs about {}, and {} has {}", size(one), args.output_dir, size(free));
+            let problem = format!(
+                "a checkpoint needs about {}, and {} has {}",
+                shown(one.into()),
+                args.output_dir,
+                shown(free.into())
+            );
             return Err(Error::new(What::Conflict(problem))
                 .hint("make room, write elsewhere with `output_dir`, or set `save_strategy: \"no\"`"));
         }
         let there = folders::all(folder)?.len() as u64;
         let limit = args.save_total_limit.map(|limit| (limit as u64 + 1).saturating_sub(there));
-        let planned = self.planned_checkpoints() as u64;
+        let planned = self.checkpoints_to_come() as u64;
         let kept = limit.map_or(planned, |limit| planned.min(limit));
         if kept.saturating_mul(one) > free {
             hooks.note(&format!(
                 "{kept} checkpoints of about {} are planned, and {} has {}: set `save_total_limit`, or save less often",
-                size(one),
+                shown(one.into()),
                 args.output_dir,
-                size(free)
+                shown(free.into())
             ));
         }
         Ok(())
     }
-}
 
-impl Trainer {
-    /// How many checkpoints the arguments plan.
-    fn planned_checkpoints(&self) -> usize {
+    /// How many checkpoints the arguments plan from here on.
+    fn checkpoints_to_come(&self) -> usize {
         let state = &self.state;
         match self.settings.args.save_strategy {
             SaveInterval::No => 0,
             SaveInterval::Best => 1,
-            SaveInterval::Epoch => state.num_train_epochs,
-            SaveInterval::Steps => state.max_steps.div_ceil(state.save_steps.max(1)),
+            SaveInterval::Epoch => state.num_train_epochs.saturating_sub(state.epoch as usize),
+            SaveInterval::Steps => state.max_steps.saturating_sub(state.global_step).div_ceil(state.save_steps.max(1)),
         }
     }
 }
@@ -70,19 +74,7 @@ impl Trainer {
 /// The bytes of a checkpoint, but for small files: the weights and two moments of those that are trained, f32.
 fn checkpoint_size(model: &Model) -> u64 {
     let parameters = model.parameters().all();
-    let numbers = |parameter: &crate::model::parameters::Parameter| {
-        parameter.var().elem_count() as u64 * if parameter.is_trainable() { 3 } else { 1 }
-    };
-    parameters.iter().map(|parameter| numbers(parameter)).sum::<u64>() * 4
-}
-
-/// A size as people read it.
-pub fn size(bytes: u64) -> String {
-    let names = ["bytes", "kB", "MB", "GB", "TB"];
-    let mut number = bytes as f64;
-    let mut name = 0;
-    while number >= 1000.0 && name + 1 < names.len() {
-        (number, name) = (number / 1000.0, name + 1);
-    }
-    if name == 0 { format!("{bytes} bytes") } else { format!("{number:.1} {}", names[name]) }
+    let copies = |is_trainable: bool| if is_trainable { 3 } else { 1 };
+    let numbers = parameters.iter().map(|one| one.var().elem_count() as u64 * copies(one.is_trainable()));
+    numbers.sum::<u64>() * 4
 }

@@ -35,6 +35,8 @@ impl Trainer {
         let complete = manifest::verify(from)?;
         let (state, progress) = checkpoint::load(&self.settings.model, &complete, &mut run.optimizer)?;
         (self.state, run.progress) = (state, progress);
+        let best = self.state.best_model_checkpoint.as_ref();
+        self.state.best_model_checkpoint = best.map(|best| self.place_of(Path::new(best)).display().to_string());
         self.cut_anew(&mut run.progress);
         run.plan = self.plan(&run.prepared, run.progress.origin)?;
         run.schedule = self.schedule_of(run.progress.rate.as_ref(), run.plan.max_steps)?;
@@ -97,7 +99,7 @@ impl Trainer {
     }
 
     /// Where a folder of an earlier run is now: a run's folder may have been moved as a whole.
-    pub(super) fn place_of(&self, folder: &Path) -> PathBuf {
+    fn place_of(&self, folder: &Path) -> PathBuf {
         let here = folder.file_name().map(|name| Path::new(&self.settings.args.output_dir).join(name));
         here.filter(|here| !folder.exists() && here.exists()).unwrap_or_else(|| folder.to_path_buf())
     }

@@ -19,7 +19,7 @@ use crate::head::{Model, Predictions, labels, options};
 use crate::tokenizer::Tokenizer;
 use crate::train::callbacks::{Callback, DefaultFlowCallback, Event, Extra, TrainerControl};
 use crate::train::checkpoint::progress::{Position, Progress};
-use crate::train::checkpoint::{Saved, Scripts, folders};
+use crate::train::checkpoint::{Saved, Scripts, folders, manifest};
 use crate::train::compute_loss::ComputeLoss;
 use crate::train::epochs::Plan;
 use crate::train::evaluation::EvaluationData;
@@ -29,7 +29,6 @@ use crate::train::non_finite::NotFinite;
 use crate::train::optimizer::{AdamW, clip_factor, grad_norm};
 use crate::train::param_groups::{GroupRates, split};
 use crate::train::schedule::{Schedule, ScheduleKind};
-use crate::train::snapshot::Snapshot;
 use crate::train::state::{TrainerState, TrialState, required_metric};
 use crate::train::step::{accumulate, refuse_missing_gradients, window_of};
 use crate::train::{SaveInterval, TrainingArguments, checkpoint};
@@ -349,17 +348,15 @@ impl Trainer {
         if self.settings.args.load_best_model_at_end && self.settings.args.fast_dev_run.batches().is_none() {
             match self.state.best_model_checkpoint.clone() {
                 Some(folder) => {
-                    let folder = self.place_of(Path::new(&folder));
-                    let shown = folder.display();
-                    let last = (run.exchanges > 0).then(|| Snapshot::of(&self.settings.model)).transpose()?;
-                    match (checkpoint::load_weights(&self.settings.model, &folder), last) {
-                        (Err(error), Some(last)) if matches!(error.what(), What::Weights(_)) => {
-                            last.restore()?;
-                            hooks.note(&format!("the best model ({shown}) had another head: the last weights stay"));
+                    let best = manifest::verify(Path::new(&folder))?;
+                    match checkpoint::load_weights(&self.settings.model, best.folder()) {
+                        // A head that was exchanged during the run; nothing was taken up then.
+                        Err(error) if run.exchanges > 0 && matches!(error.what(), What::Weights(_)) => {
+                            hooks.note(&format!("the best model ({folder}) had another head: the last weights stay"));
                         }
-                        (loaded, _) => {
+                        loaded => {
                             loaded?;
-                            hooks.note(&format!("loaded the best model from {shown}"));
+                            hooks.note(&format!("loaded the best model from {folder}"));
                         }
                     }
                 }

@@ -150,20 +150,23 @@ const ARGUMENTS: &str = "training_args.json";
 /// Copies the weights of a saved model into a model that is in use.
 ///
 /// # Errors
-/// Weights that are missing or of another shape.
+/// Weights that are missing or of another shape: the model is left as it was then.
 pub fn load_weights(model: &Model, folder: &Path) -> Result<()> {
     let weights = Weights::open(
         &Folder::Disk(folder.to_path_buf()),
         model.family(),
         model.config().bool_or("tie_word_embeddings", true)?,
     )?;
-    for parameter in model.parameters().all() {
+    let parameters = model.parameters().all();
+    for parameter in &parameters {
         let (name, var) = (parameter.name(), parameter.var());
         if weights.shape(name).map(Vec::as_slice) != Some(var.dims()) {
             let problem = format!("the checkpoint has no `{name}` of shape {:?}", var.dims());
             return Err(Error::new(What::Weights(problem)).at(Place::file(folder)));
         }
-        var.set(&weights.load(name, model.device())?)?;
+    }
+    for parameter in &parameters {
+        parameter.var().set(&weights.load(parameter.name(), model.device())?)?;
     }
     model.load_head_state(&Folder::Disk(folder.to_path_buf()))
 }
