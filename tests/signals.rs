@@ -144,6 +144,41 @@ fn a_signal_while_evaluating_leaves_a_checkpoint_that_evaluates_again() {
 }
 
 #[test]
+fn a_signal_while_a_task_encodes_what_is_to_be_evaluated_leaves_a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let task = "fn extends() { \"std/tasks/sentiment\" }
+fn encode(tokenizer, row, options) {
+    print(\"encoding\");
+    for turn in 0..1000000 { }
+    #{ input_ids: [2, 5, 3], labels: row.label }
+}
+";
+    std::fs::write(folder.path().join("task.rhai"), task).unwrap();
+    let recipe = training("", "")
+        .replace("AutoModelForSequenceClassification::from_config(#{", "BertForSequenceClassification::from_config(#{")
+        .replace(
+            "let args =",
+            "model.save_pretrained(\"base\");
+let model = AutoModelForTask::from_pretrained(\"base\", \"task.rhai\", #{ num_labels: 2 });
+let texts = [];
+for index in 0..400 { texts.push(#{ text: \"a film\", label: index % 2 }); }
+let texts = Dataset::from_rows(texts);
+let args =",
+        )
+        .replace(
+            "eval_dataset: rows,",
+            "eval_dataset: texts, processing_class: AutoTokenizer::from_pretrained(\"std/minilm-tiny\"),",
+        );
+    let mut run = Run::of(&recipe, folder.path(), "run", None);
+    run.until("encoding");
+    run.signal(Signal::TERM);
+    let (status, text) = run.end();
+    assert_eq!(status, Some(143), "{text}");
+    let (newest, _) = folders::newest(&folder.path().join("out")).unwrap();
+    assert!(newest.folder().ends_with("checkpoint-4"), "{newest:?} {text}");
+}
+
+#[test]
 fn a_signal_while_rows_are_prepared_ends_the_run_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = "let rows = [];

@@ -299,12 +299,12 @@ impl Between {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says that a version is still being tried, for as long as it lives.
-struct Watchdog {
+pub(super) struct Watchdog {
     _ended: Option<Sender<()>>,
 }
 
 impl Watchdog {
-    fn start(reporter: &Reporter) -> Self {
+    pub(super) fn start(reporter: &Reporter) -> Self {
         let (sender, ended) = channel::<()>();
         let reporter = reporter.clone();
         let told = std::thread::Builder::new().name("watchdog".into()).spawn(move || {

@@ -16,7 +16,7 @@ use crate::api::calls::{Again, Calls};
 pub use crate::api::requests::{Answer, Edit, Request, Shown, Shows, Version, unanswered};
 use crate::batch::Batch;
 use crate::cancel::{self, Deadline, InForce, meter};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, What};
 use crate::head::rebuild::Back;
 use crate::head::script::convert::{ScriptResult, lower};
 use crate::head::{Model, WeakModel};
@@ -281,7 +281,9 @@ impl Live {
 
     /// Takes the newest version back because it failed in use, and says so. False where there is none to take back.
     pub(super) fn roll_back(&self, error: &Error, again: Again, reporter: &Reporter) -> bool {
-        if self.0.trying.load(Ordering::Acquire) || lock(&self.0.versions).len() < 2 {
+        // What ends the whole run is no fault of the newest version.
+        let is_end = cancel::pressing().is_some() || matches!(error.what(), What::Stopped { .. });
+        if is_end || self.0.trying.load(Ordering::Acquire) || lock(&self.0.versions).len() < 2 {
             return false;
         }
         let shown = self.show(error);
@@ -378,8 +380,7 @@ impl Live {
                     }
                     return Ok(value);
                 }
-                // What ends the whole run is no fault of the newest version.
-                Err(error) if cancel::requested().is_none() && mend(&error) => {}
+                Err(error) if mend(&error) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -3,23 +3,26 @@
 //! New functions of a task and new builds of a plugin are tried on the batch of the last forward and count from the next one on. What
 //! asks for a Trainer is refused with a reason. What the loop itself calls belongs to the recipe's top level, which runs again.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use serde_json::json;
 
 use candle_core::DType;
 use indexmap::IndexMap;
 
-use crate::api::between::compare;
+use crate::api::between::{Watchdog, compare};
 use crate::api::calls::Again;
 use crate::api::live::{Answer, Edit, Live, Request, Shown, Version};
 use crate::api::session::Session;
 use crate::batch::Batch;
+use crate::cancel;
 use crate::error::{Error, Result, What};
 use crate::head::rebuild::Back;
 use crate::head::{Gradients, Model};
 use crate::report::Reporter;
 use crate::train::ledger::{Entry, Outcome};
 use crate::train::live::Shadow;
-use std::sync::Arc;
 
 /// An optimizer of a script's own has made a step.
 ///
@@ -50,6 +53,7 @@ pub(super) fn after_step(session: &Session) -> Result<()> {
         if !paused {
             return Ok(());
         }
+        cancel::check()?;
         live.wait();
     }
 }
@@ -117,9 +121,13 @@ impl Between<'_> {
     /// Takes up a version, or leaves everything as it was.
     fn try_version(&self, version: Arc<Version>, entry: &Entry) -> Result<String, Shown> {
         let held = self.live.held();
+        let started = Instant::now();
         let before = held.as_ref().map(|(model, batch)| shadow(model, batch));
+        // What the old version takes is no fault of the new one.
+        let time = self.live.settings().shadow_time + started.elapsed() * 10;
+        let _watchdog = Watchdog::start(self.reporter);
         let tried = self.live.try_version(version, entry.clone()).and_then(|said| {
-            let guard = self.live.within(self.live.settings().shadow_time);
+            let guard = self.live.within(time);
             let judged = match (&held, before) {
                 (Some((model, batch)), Some(before)) => compare(before.as_ref().ok(), &shadow(model, batch)?),
                 _ => Ok("there was no batch to try it on".into()),
@@ -144,8 +152,7 @@ impl Between<'_> {
 
 /// Forward, the task's loss and backward on a batch, after which nothing is different.
 fn shadow(model: &Model, batch: &Batch) -> Result<Shadow> {
-    let state = model.head_state()?;
-    let attempt = || -> Result<Shadow> {
+    model.leaving_no_trace(|| {
         let output = model.forward(batch)?;
         let shapes = output.tensors().into_iter().map(|(name, tensor)| (name.to_string(), tensor.dims().to_vec()));
         let shapes: IndexMap<String, Vec<usize>> = shapes.collect();
@@ -157,12 +164,7 @@ fn shadow(model: &Model, batch: &Batch) -> Result<Shadow> {
         let trained =
             all.iter().filter(|parameter| parameter.is_trainable()).map(|known| known.name().into()).collect();
         Ok(Shadow { loss: value, shapes, reached: sums.keys().cloned().collect(), trained })
-    };
-    let result = attempt();
-    if let Some(state) = state {
-        model.set_head_state(&state)?;
-    }
-    result
+    })
 }
 
 /// Calls `attempt`, and once more for each version that fails in it and can be taken back.

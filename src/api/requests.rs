@@ -42,7 +42,7 @@ pub fn unanswered() -> Answer {
 /// A change of scripts, looked at as far as it can be without running it.
 #[derive(Default)]
 pub struct Edit {
-    /// The scripts.
+    /// The scripts and the plugins.
     pub files: Vec<FileChange>,
     /// Their texts now, for the run's folder.
     pub texts: Vec<String>,
@@ -74,7 +74,7 @@ pub struct Shown {
 /// Shows errors with the lines of the scripts as they are now.
 pub type Shows = Box<dyn Fn(&Error) -> Shown + Send + Sync>;
 
-/// One version of a run's scripts.
+/// One version of a run's scripts and plugins.
 pub struct Version {
     /// The recipe's functions; none for the version that the run began with.
     pub functions: Option<Counted<Module>>,

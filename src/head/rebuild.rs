@@ -97,6 +97,19 @@ impl Model {
         head.task.save_state(&head.state)
     }
 
+    /// Lets the head remember after `attempt` what it did before.
+    ///
+    /// # Errors
+    /// What the task or the attempt raises.
+    pub fn leaving_no_trace<T>(&self, attempt: impl FnOnce() -> Result<T>) -> Result<T> {
+        let state = self.head_state()?;
+        let result = attempt();
+        if let Some(state) = state {
+            self.set_head_state(&state)?;
+        }
+        result
+    }
+
     /// Lets the head remember what [`Model::head_state`] gave.
     ///
     /// # Errors

@@ -91,12 +91,7 @@ impl Boundary<'_, '_> {
     /// Lets the head remember what it did before `attempt`.
     fn leaving_no_trace<T>(&mut self, attempt: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let model = self.trainer.settings.model.clone();
-        let state = model.head_state()?;
-        let result = attempt(self);
-        if let Some(state) = state {
-            model.set_head_state(&state)?;
-        }
-        result
+        model.leaving_no_trace(|| attempt(self))
     }
 
     fn run_held(&mut self) -> Result<Shadow> {

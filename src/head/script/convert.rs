@@ -52,7 +52,20 @@ pub fn lower(error: Box<EvalAltResult>) -> Error {
             other => other.to_string(),
         }
     }
-    What::InScript { message: message(&error), error }.into()
+    /// The end that a signal asked for, which is the run's and not the script's.
+    fn stopped(error: &EvalAltResult) -> Option<Error> {
+        match error {
+            EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
+                stopped(inner)
+            }
+            EvalAltResult::ErrorTerminated(value, _) => {
+                let error = value.read_lock::<Error>()?;
+                matches!(error.what(), What::Stopped { .. }).then(|| error.clone())
+            }
+            _ => None,
+        }
+    }
+    stopped(&error).unwrap_or_else(|| What::InScript { message: message(&error), error }.into())
 }
 
 /// A model's configuration as a script sees it: the keys of config.json, the number of labels, and what the family says
