@@ -238,9 +238,16 @@ impl Files {
             EventKind::Access(_) => return,
             _ => MAYBE_MORE,
         };
+        let is_gone = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         for path in &event.paths {
             if let Some(file) = self.files.get_mut(path) {
                 file.due = Some(now + wait);
+            } else if is_gone {
+                // A folder went: another one of that name may be there already, which nobody watches yet.
+                for (_, file) in self.files.iter_mut().filter(|(place, _)| place.parent() == Some(path)) {
+                    file.due = Some(now + wait);
+                    file.lost.get_or_insert((now, file.known.clone()));
+                }
             }
         }
     }
@@ -268,7 +275,7 @@ impl Files {
             }
             if content.is_none() {
                 file.due = Some(now + LOST);
-            } else if file.known.is_none() || file.lost.is_some() {
+            } else if found != file.known || file.lost.is_some() {
                 watch_again(&self.system, place);
             }
             file.lost = None;

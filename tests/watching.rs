@@ -43,6 +43,41 @@ impl Watched {
     }
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn a_folder_that_another_one_takes_the_place_of_is_followed_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (place, other) = (folder.path().join("target"), folder.path().join("other"));
+    let (sender, changes) = channel();
+    let watcher = Watcher::start(Notice::Events, move |changed| drop(sender.send(changed))).unwrap();
+    std::fs::create_dir(&place).unwrap();
+    std::fs::write(place.join("file"), "old").unwrap();
+    watcher.watch(&place.join("file"), Kind::Text, Some(&digest(b"old"))).unwrap();
+    let next = || {
+        let changed: Vec<Changed> = changes.recv_timeout(LONG).expect("a change is told");
+        String::from_utf8(changed[0].content.as_deref().unwrap().to_vec()).unwrap()
+    };
+    let fill = |folder: &Path, text: &str| {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("file"), text).unwrap();
+    };
+    for round in 0..3 {
+        let renamed = format!("renamed {round}");
+        fill(&other, &renamed);
+        std::fs::rename(&place, folder.path().join(format!("old {round}"))).unwrap();
+        std::fs::rename(&other, &place).unwrap();
+        assert_eq!(next(), renamed);
+        let removed = format!("removed {round}");
+        std::fs::remove_dir_all(&place).unwrap();
+        fill(&place, &removed);
+        assert_eq!(next(), removed);
+        // What is written now is noticed too: the new folder is the one that is watched.
+        let written = format!("written {round}");
+        std::fs::write(place.join("file"), &written).unwrap();
+        assert_eq!(next(), written);
+    }
+}
+
 /// The ways in which editors save.
 fn save(pattern: &str, path: &Path, text: &str) {
     let beside = path.with_extension("tmp");

@@ -143,30 +143,38 @@ impl Builds {
                 let known = inner.files.get(&place).map(|built| (built.plugin.clone(), built.other.clone()));
                 (inner.used.contains(&place), known, inner.watched)
             };
-            let plugin = match (known, record) {
+            let (plugin, held) = match (known, record) {
                 // All models of a run have the same build.
                 (Some((plugin, _)), _) if used => return Ok(plugin),
                 (Some((plugin, other)), _) if watched => {
+                    // The bytes that are opened, whatever is built meanwhile.
                     let bytes = std::fs::read(file).map_err(|source| What::Read { path: file.to_path_buf(), source });
                     let held = bytes.as_ref().map(|bytes| digest(bytes)).unwrap_or_default();
                     // A build that fails is watched too: the next one may be right.
                     self.tell(&place, &held, &held);
-                    match other {
+                    let plugin = match other {
                         Some(other) if held == other => plugin,
                         _ => loader.load_bytes(file, &bytes?, Trust::Rebuild)?,
-                    }
+                    };
+                    (plugin, Some(held))
                 }
-                (_, Some(record)) => loader.open_copy(record)?,
-                (_, None) => loader.load(file, Trust::Allowed)?,
+                (_, Some(record)) => {
+                    (loader.open_copy(record)?, std::fs::read(&place).ok().map(|bytes| digest(&bytes)))
+                }
+                (_, None) => {
+                    let plugin = loader.load(file, Trust::Allowed)?;
+                    let held = plugin.sha256.clone();
+                    (plugin, Some(held))
+                }
             };
-            self.note(place, plugin.clone(), library.is_none());
+            self.note(place, plugin.clone(), held, library.is_none());
             Ok(plugin)
         })?;
         Ok((plugin, absolute(&file)))
     }
 
-    fn note(&self, file: PathBuf, plugin: Arc<Plugin>, by_name: bool) {
-        let held = std::fs::read(&file).ok().map(|bytes| digest(&bytes));
+    /// Notes what a model has, and the digest of what its file held when that was opened.
+    fn note(&self, file: PathBuf, plugin: Arc<Plugin>, held: Option<String>, by_name: bool) {
         let built = Built { other: held.filter(|held| *held != plugin.sha256), plugin, by_name };
         let (held, runs) = (built.held(), built.plugin.sha256.clone());
         self.lock().files.insert(file.clone(), built);

@@ -44,7 +44,9 @@ pub fn watch(host: &Host, notice: Notice, reruns: Reruns) -> Result<Watching> {
     let reloader = Arc::new(Reloader::new(host, reruns));
     let names = Names::default();
     let (live, reporter) = (host.session.live().clone(), host.session.reporter().clone());
-    let built = follow_builds(reloader.clone(), live.clone(), reporter.clone())?;
+    // Who asks has looked at all that is on the disk, and nobody else asks meanwhile.
+    let turn = Arc::new(Mutex::new(()));
+    let built = follow_builds(reloader.clone(), live.clone(), reporter.clone(), turn.clone())?;
     let known = names.clone();
     let watcher = Watcher::start(notice, move |changed| {
         let mut scripts = Vec::new();
@@ -57,10 +59,11 @@ pub fn watch(host: &Host, notice: Notice, reruns: Reruns) -> Result<Watching> {
                 None => {}
             }
         }
-        if !scripts.is_empty()
-            && let Some(request) = reloader.propose(scripts)
-        {
-            live.ask(request);
+        if !scripts.is_empty() {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(request) = reloader.propose(scripts) {
+                live.ask(request);
+            }
         }
     })?;
     let watcher = Arc::new(watcher);
@@ -102,7 +105,12 @@ fn insert(names: &Names, path: &Path, named: Named) -> bool {
 }
 
 /// Tries builds on a thread of their own, since the canary may take its time: scripts do not wait for it.
-fn follow_builds(reloader: Arc<Reloader>, live: Live, reporter: Reporter) -> Result<Sender<Build>> {
+fn follow_builds(
+    reloader: Arc<Reloader>,
+    live: Live,
+    reporter: Reporter,
+    turn: Arc<Mutex<()>>,
+) -> Result<Sender<Build>> {
     let (sender, received) = channel::<Build>();
     let thread = std::thread::Builder::new().name("builds".into());
     let spawned = thread.spawn(move || {
@@ -114,7 +122,9 @@ fn follow_builds(reloader: Arc<Reloader>, live: Live, reporter: Reporter) -> Res
                 if content.is_some() {
                     reporter.note(&format!("build   {}: trying it out", shown(&file)));
                 }
-                if let Some(request) = reloader.propose_build(&file, content) {
+                let refused = reloader.note_build(&file, content);
+                let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(request) = refused.or_else(|| reloader.propose(Vec::new())) {
                     live.ask(request);
                 }
             }

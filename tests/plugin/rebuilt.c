@@ -1,6 +1,7 @@
 /* A head that is built in many ways: the same one, better ones, and broken ones, chosen by -D.
  *
- * One label a row; logits depend on how many forwards there were in training, so that what the head remembers shows in the weights. */
+ * One label a row; logits depend on how many forwards there were in training, so that what the head remembers shows in the weights.
+ * It repeats hello.c of `plugins/`, which is to be read without switches. */
 #include "retune_plugin.h"
 
 #include <stdlib.h>
