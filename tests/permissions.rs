@@ -4,12 +4,14 @@
 //! out and must be refused each time, with nothing outside changed; runs with the flags, and with paths inside, must succeed. The
 //! functions are those of the generated reference: one that speaks of paths and is not tried here fails a test.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod store;
 
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use store::{START, TASK, contents, copy, retune, store};
 
 /// What a case does with its path.
 #[derive(Clone, Copy, PartialEq)]
@@ -148,89 +150,6 @@ const INTO_FOLDER: &[(&str, &str, &str)] = &[
 
 /// What speaks of files in the reference and takes no path.
 const NO_PATH: &[&str] = &[".column_names", ".features", "label_list", "generate", "debug_data"];
-
-const START: &str = r#"
-let model = BertForSequenceClassification::from_config(#{
-    vocab_size: 16, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 24, num_labels: 2,
-});
-let tokenizer = AutoTokenizer::from_pretrained("inside/vocabulary");
-let rows = load_dataset("inside/rows.jsonl");
-let results = #{};
-"#;
-
-const TASK: &str = "fn extends() { \"BASE\" }\nfn padding() { \"none\" }\n";
-
-/// The program in `folder`, with a hub that cannot be reached.
-fn retune(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_retune"));
-    command.args(arguments).current_dir(folder);
-    command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", "hub").env("RETUNE_HOME", "home").output().unwrap()
-}
-
-/// The folder `work` beside `outside`, with the store in both.
-fn store() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let root = tempfile::tempdir().unwrap();
-    let base = root.path().canonicalize().unwrap();
-    let (work, outside) = (base.join("work"), base.join("outside"));
-    let inside = work.join("inside");
-    for folder in ["inside/vocabulary", "inside/data", "links"] {
-        std::fs::create_dir_all(work.join(folder)).unwrap();
-    }
-    let words = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ngood\nbad\nfair\nfilm\nit\nwas\n";
-    let lines = "{\"text\": \"a good film\", \"label\": 1}\n{\"text\": \"it was bad\", \"label\": 0}\n";
-    for (name, text) in [
-        ("vocabulary/vocab.txt", words),
-        ("vocabulary/config.json", "{\"model_type\": \"bert\"}"),
-        (ROWS, lines),
-        ("data/train.jsonl", lines),
-        ("data/test.jsonl", lines),
-        ("value.json", "[1]"),
-        ("module.rhai", "fn answer() { 42 }"),
-        ("task.rhai", &TASK.replace("BASE", "std/tasks/sentiment")),
-        ("whole.rhai", &std::fs::read_to_string("stdlib/tasks/sentiment.rhai").unwrap()),
-    ] {
-        std::fs::write(inside.join(name), text).unwrap();
-    }
-    let setup = format!(
-        "{START}
-model.save_pretrained(\"inside/model\");
-tokenizer.save_pretrained(\"inside/model\");
-let args = TrainingArguments(#{{ output_dir: \"inside/run\", max_steps: 1 }});
-Trainer(#{{ model: model, args: args, train_dataset: rows, processing_class: tokenizer }}).train();"
-    );
-    std::fs::write(work.join("setup.rhai"), setup).unwrap();
-    let made = retune(&work, &["--quiet", "run", "setup.rhai"]);
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    copy(&inside, &outside);
-    symlink(&outside, work.join("links/outside")).unwrap();
-    symlink(outside.join("nothing"), work.join("links/nothing")).unwrap();
-    (root, work, outside)
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { std::fs::copy(&path, &target).map(|_| ()).unwrap() }
-    }
-}
-
-/// Every file below a folder with what it holds, by name.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(contents(&path));
-            found.insert(path, Vec::new());
-        } else {
-            let bytes = std::fs::read(&path).unwrap();
-            found.insert(path, bytes);
-        }
-    }
-    found
-}
 
 /// The ways out for a case, by name: its paths.
 fn ways_out(number: usize, does: Does, work: &Path, outside: &Path) -> Vec<(&'static str, String)> {
@@ -504,4 +423,67 @@ fn what_the_user_names_without_a_recipe_is_not_restricted() {
     assert!(!checked.status.success() && shown.contains("is not allowed"), "{shown}");
     let granted = retune(&work, &["run", "bad.rhai", "--allow-read", "../outside"]);
     assert_eq!(String::from_utf8_lossy(&granted.stdout), "42\n", "{}", String::from_utf8_lossy(&granted.stderr));
+}
+
+#[test]
+fn a_run_writes_into_a_project_that_has_folders_and_links_of_its_own() {
+    let (_root, work, outside) = store();
+    std::fs::create_dir_all(work.join(".venv/bin")).unwrap();
+    symlink("/usr/bin/env", work.join(".venv/bin/python")).unwrap();
+    symlink("somebody@somewhere:1", work.join(".#recipe.rhai")).unwrap();
+    symlink(&outside, work.join("corpus")).unwrap();
+    symlink("checkpoint-500", work.join("latest")).unwrap();
+    let recipe = format!(
+        "{START}
+let args = TrainingArguments(#{{ output_dir: \".\", max_steps: 1 }});
+let trainer = Trainer(#{{ model: model, args: args, train_dataset: rows, processing_class: tokenizer }});
+trainer.train();
+trainer.save_model(\".\");"
+    );
+    std::fs::write(work.join("here.rhai"), recipe).unwrap();
+    let before = contents(&outside);
+    let made = retune(&work, &["--quiet", "run", "here.rhai"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(work.join("checkpoint-1/manifest.json").is_file() && work.join("model.safetensors").is_file());
+    assert!(before == contents(&outside), "something outside was written");
+    // What a run opens to write it may be no link.
+    for (name, target) in [(".lock", "value.json"), ("scripts", "data"), ("run.jsonl", "new.jsonl")] {
+        let _ = std::fs::remove_file(work.join(name));
+        let _ = std::fs::remove_dir_all(work.join(name));
+        symlink(outside.join(target), work.join(name)).unwrap();
+        let refused = retune(&work, &["--quiet", "run", "here.rhai"]);
+        let text = String::from_utf8_lossy(&refused.stderr);
+        let message = text.strip_prefix("error: ").unwrap_or(&text);
+        assert!(refused.status.code() == Some(77) && is_refused(message), "{name}: {text}");
+        std::fs::remove_file(work.join(name)).unwrap();
+    }
+    assert!(before == contents(&outside), "something outside was written");
+}
+
+#[test]
+fn two_flags_are_enough_for_a_snapshot_of_hugging_faces_cache() {
+    let (_root, work, outside) = store();
+    let cache = outside.join("hub/models--x");
+    let (blobs, snapshot) = (cache.join("blobs"), cache.join("snapshots/abc"));
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for entry in std::fs::read_dir(outside.join("model")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), blobs.join(entry.file_name())).unwrap();
+        symlink(Path::new("../../blobs").join(entry.file_name()), snapshot.join(entry.file_name())).unwrap();
+    }
+    let recipe = format!("AutoModelForSequenceClassification::from_pretrained(\"{}\");", snapshot.display());
+    std::fs::write(work.join("cached.rhai"), recipe).unwrap();
+    let mut arguments = vec!["--quiet".to_string(), "run".into(), "cached.rhai".into()];
+    for _ in 0..2 {
+        let given: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let refused = retune(&work, &given);
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(77), "{text}");
+        let flag = text.split("`--allow-read ").nth(1).and_then(|rest| rest.split('`').next()).unwrap();
+        arguments.extend(["--allow-read".into(), flag.to_string()]);
+    }
+    let given: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let loaded = retune(&work, &given);
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
 }

@@ -253,7 +253,8 @@ fn may_resume(permissions: &Permissions, folder: &Path) -> Result<()> {
     let text = std::fs::read_to_string(folder.join("trainer_state.json")).unwrap_or_default();
     let state: Json = serde_json::from_str(&text).unwrap_or_default();
     let best = state.get("best_model_checkpoint").and_then(Json::as_str);
-    best.map_or(Ok(()), |best| permissions.read_below(Path::new(best)))
+    // One that is not there is looked for in the run's folder.
+    best.map(Path::new).filter(|best| best.exists()).map_or(Ok(()), |best| permissions.read_below(best))
 }
 
 /// Training, evaluation and prediction.

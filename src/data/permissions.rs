@@ -5,7 +5,6 @@
 //! first, so that none of them leads around the check. The embedded library, the hub's cache and the program's own files need no
 //! permission, nor does what the user does without a recipe.
 
-use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,7 +31,7 @@ pub struct Grants {
 }
 
 /// What is to be done with a file.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     Read,
     Write,
@@ -167,6 +166,10 @@ impl Permissions {
         // A folder that is not there yet has no links; one that cannot be listed fails when it is used.
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let (Ok(kind), path) = (entry.file_type(), asked.join(entry.file_name())) else { continue };
+            let is_ours = access == Access::Read || may_be_written(&entry.file_name().to_string_lossy(), &entry.path());
+            if !is_ours || self.leads_inside(&entry.path(), access) {
+                continue;
+            }
             if kind.is_symlink() {
                 self.check(&path, access)?;
             } else if kind.is_dir() && depth > 0 {
@@ -176,16 +179,29 @@ impl Permissions {
         Ok(())
     }
 
+    /// Whether a link leads to something within what is allowed that is not there: to a checkpoint that made room.
+    fn leads_inside(&self, link: &Path, access: Access) -> bool {
+        let (Ok(target), Some(folder)) = (std::fs::read_link(link), link.parent()) else { return false };
+        let roots = self.roots(access);
+        matches!(follow(&folder.join(target)), Target::Path(path) if !path.exists() && roots.iter().any(|root| path.starts_with(root)))
+    }
+
+    fn roots(&self, access: Access) -> &[PathBuf] {
+        match (&self.0, access) {
+            (None, _) => &[],
+            (Some(allowed), Access::Read) => &allowed.read,
+            (Some(allowed), Access::Write) => &allowed.write,
+        }
+    }
+
     fn check(&self, asked: &Path, access: Access) -> Result<PathBuf> {
         self.check_named(asked, asked, access)
     }
 
     fn check_named(&self, asked: &Path, path: &Path, access: Access) -> Result<PathBuf> {
-        let Some(allowed) = &self.0 else { return Ok(path.to_path_buf()) };
-        let roots = match access {
-            Access::Read => &allowed.read,
-            Access::Write => &allowed.write,
-        };
+        if !self.is_restricted() {
+            return Ok(path.to_path_buf());
+        }
         let shown = asked.display();
         let target = match follow(&working_dir().join(path)) {
             Target::Path(path) => path,
@@ -198,7 +214,7 @@ impl Permissions {
                 return Err(Error::new(What::NotAllowed(problem)).hint("remove the link, or make what it leads to"));
             }
         };
-        if roots.iter().any(|root| target.starts_with(root)) {
+        if self.roots(access).iter().any(|root| target.starts_with(root)) {
             return Ok(target);
         }
         let place = match target == *asked {
@@ -206,13 +222,26 @@ impl Permissions {
             false => format!("it is `{}`,", target.display()),
         };
         let problem = format!("{} `{shown}` is not allowed: {place} outside {}", access.doing(), access.inside());
-        let flag = format!("`{} {}` on the command line allows it", access.flag(), quoted(&target));
+        // A snapshot of Hugging Face's cache is a folder of links to one of blobs.
+        let blobs = target.parent().filter(|folder| folder.ends_with("blobs"));
+        let flag = format!("`{} {}` on the command line allows it", access.flag(), quoted(blobs.unwrap_or(&target)));
         Err(Error::new(What::NotAllowed(problem)).hint(flag))
     }
 }
 
-/// How deep a folder is searched for links: a checkpoint's scripts lie two folders below the run's.
+/// How deep a folder is searched for links: texts of a search's trial lie two folders below the run's.
 const DEPTH: usize = 4;
+
+/// Whether an entry of a folder that a run writes into may be one that it writes: files, and the folders with its own names. The
+/// folder may be a project's, with other folders and links in it.
+fn may_be_written(name: &str, path: &Path) -> bool {
+    match path.is_dir() {
+        true => {
+            ["checkpoint-", "run-"].iter().any(|own| name.starts_with(own)) || ["scripts", "plugins"].contains(&name)
+        }
+        false => !name.starts_with('.') || name == ".lock",
+    }
+}
 
 /// The working directory; the root where there is none, so that nothing becomes relative to something else.
 fn working_dir() -> PathBuf {
@@ -253,8 +282,7 @@ fn follow(path: &Path) -> Target {
                 if is_link {
                     match std::fs::canonicalize(&real) {
                         Ok(target) => real = target,
-                        Err(error) if error.kind() == ErrorKind::NotFound => return Target::Nothing(real),
-                        // A circle of links, or a folder that may not be entered: it leads nowhere for us.
+                        // Nothing is there, a circle of links, or a folder that may not be entered: it leads nowhere for us.
                         Err(_) => return Target::Nothing(real),
                     }
                 }

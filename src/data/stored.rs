@@ -25,10 +25,11 @@ impl Stored {
     /// # Errors
     /// A file that is there and cannot be opened.
     pub fn open(folder: &Folder, name: &str) -> Result<Option<Stored>> {
-        let Folder::Disk(place) = folder else {
-            return Ok(folder.read(name)?.map(|bytes| Stored(Bytes::Memory(bytes))));
+        let path = match folder {
+            Folder::Disk(place) => place.join(name),
+            Folder::Restricted(place, permissions) => permissions.read(&place.join(name))?,
+            Folder::Embedded(_) => return Ok(folder.read(name)?.map(|bytes| Stored(Bytes::Memory(bytes)))),
         };
-        let path = place.join(name);
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
             Ok((length, file)) => Ok(Some(Stored(Bytes::Disk { file, path, length: length as usize }))),
@@ -94,6 +95,7 @@ fn read_at(file: &File, start: u64, out: &mut [u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::permissions::{Grants, Permissions};
 
     #[test]
     fn stretches_are_those_of_the_file_and_its_end_is_an_error() {
@@ -110,5 +112,21 @@ mod tests {
             assert_eq!((stored.len(), stored.all().unwrap()), (100, bytes.clone()));
         }
         assert!(Stored::open(&folder, "b").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_on_disk_is_read_where_it_is_needed_also_where_a_recipe_asks_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("numbers"), [1, 2, 3, 4]).unwrap();
+        let permissions = Permissions::of_recipe(&folder.path().join("recipe.rhai"), folder.path(), &Grants::default());
+        let place = folder.path().to_path_buf();
+        for folder in [Folder::Disk(place.clone()), Folder::Restricted(place, permissions)] {
+            let stored = Stored::open(&folder, "numbers").unwrap().unwrap();
+            assert!(matches!(stored.0, Bytes::Disk { length: 4, .. }), "{folder:?}");
+            let mut two = [0; 2];
+            stored.read(1, &mut two).unwrap();
+            assert_eq!(two, [2, 3]);
+            assert!(Stored::open(&folder, "nothing").unwrap().is_none());
+        }
     }
 }
