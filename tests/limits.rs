@@ -22,7 +22,7 @@ fn f(x) { f(x) }
 fn g(x) { g(x + 1) + 1 }
 "#;
 
-/// Runs a recipe with a second for each call and 700 MB of memory.
+/// Runs a recipe with half a second for each call and 700 MB of memory.
 fn run(folder: &Path, recipe: &str) -> (Output, Duration) {
     std::fs::write(folder.join("recipe.rhai"), recipe).unwrap();
     let begun = Instant::now();
@@ -178,7 +178,7 @@ fn a_refusal_can_be_caught_and_an_end_cannot() {
 #[test]
 fn what_takes_its_time_and_memory_rightly_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    // Each call is short; together they take longer than one may, and hold more than a script may take by itself.
+    // Each call is short; together they take longer than one may.
     let recipe = r#"
 let rows = [];
 for i in 0..20000 { rows.push(#{ text: `row ${i}`, label: i % 2 }); }
@@ -194,7 +194,7 @@ print(data.len() + sum % 7);
 }
 
 #[test]
-fn sleep_is_the_languages_own() {
+fn sleep_takes_the_time_that_it_says() {
     let folder = tempfile::tempdir().unwrap();
     let (output, time) = run(folder.path(), "sleep(0.2);\nprint(\"slept\");");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "slept\n", "{}", String::from_utf8_lossy(&output.stderr));

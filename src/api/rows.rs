@@ -140,7 +140,6 @@ impl PerRow<'_> {
 
     fn call(&self, index: usize, row: &Row) -> ScriptResult<Dynamic> {
         let argument = row_to_dynamic(row);
-        meter::note_work();
         let _call = meter::call();
         let result = match self.indices {
             Indices::Passed => self.function.call_within_context(self.context, (argument, index as i64)),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::error::{Result, What};
 use crate::memory;
 
 /// How often the clock ticks.
@@ -17,7 +18,7 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// How long one call of a script's function may compute, beside the library's work that it asks for.
 const CALL: Duration = Duration::from_secs(60);
-/// How long a recipe may compute without asking the library for anything.
+/// How long a recipe may compute without any work of the library that says so: rows, tokens, batches, steps.
 const TOP_LEVEL: Duration = Duration::from_secs(600);
 
 /// What a script may always take.
@@ -99,7 +100,7 @@ pub fn note_work() {
 #[must_use]
 pub fn call() -> Call {
     let usage = USAGE.get();
-    USAGE.set(Usage { ticks: 0, calls: usage.calls + 1, ..usage });
+    USAGE.set(Usage { ticks: 0, calls: usage.calls + 1, worked: true, ..usage });
     Call { ticks: usage.ticks }
 }
 
@@ -120,9 +121,24 @@ impl Drop for Call {
 fn call_limit() -> Duration {
     static LIMIT: std::sync::OnceLock<Duration> = std::sync::OnceLock::new();
     *LIMIT.get_or_init(|| {
-        let given = std::env::var(VARIABLE).ok().and_then(|text| text.trim().parse::<f64>().ok());
-        let given = given.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let given = std::env::var(VARIABLE).ok().and_then(|text| parse(&text).ok());
         given.map_or(CALL, |limit| if limit.is_zero() { Duration::MAX } else { limit })
+    })
+}
+
+/// Refuses a `RETUNE_CALL_SECONDS` that is no time.
+///
+/// # Errors
+/// Text that is no number of seconds.
+pub fn check_variable() -> Result<()> {
+    std::env::var(VARIABLE).map_or(Ok(()), |text| parse(&text).map(|_| ()))
+}
+
+fn parse(text: &str) -> Result<Duration> {
+    let seconds = text.trim().parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| {
+        let (name, allowed) = (format!("`{VARIABLE}`"), "a number of seconds such as `300`, 0 for any".to_string());
+        What::OutOfRange { name, value: format!("`{text}`"), allowed }.into()
     })
 }
 
@@ -141,9 +157,11 @@ fn look_closely(mut usage: Usage, now: u64) -> Option<Exceeded> {
     usage.seen = now;
     usage.ticks = if usage.worked && usage.calls == 0 { 0 } else { usage.ticks + u64::from(!usage.worked) };
     let resident = memory::resident();
-    // At a thread's first look there is nothing to compare with.
-    if !usage.worked && usage.resident > 0 {
-        usage.taken = (usage.taken + resident as i64 - usage.resident as i64).max(0);
+    let change = resident as i64 - usage.resident as i64;
+    let grew = !usage.worked && change > 0;
+    // At a thread's first look there is nothing to compare with. What is given back counts for the script whoever worked meanwhile.
+    if usage.resident > 0 && (!usage.worked || change < 0) {
+        usage.taken = (usage.taken + change).max(0);
     }
     (usage.resident, usage.worked) = (resident, false);
     // What is available follows from what is resident, until that has changed by much.
@@ -157,7 +175,7 @@ fn look_closely(mut usage: Usage, now: u64) -> Option<Exceeded> {
     }
     // An operation may double what there is, and holds both while it does.
     let taken = usage.taken as u64;
-    if taken > FREE && taken > usage.available / 2 {
+    if grew && taken > FREE && taken > usage.available / 2 {
         return Some(Exceeded::Memory(taken, usage.available));
     }
     (usage.available < KEPT).then_some(Exceeded::Exhausted(usage.available))

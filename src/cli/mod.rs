@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cancel::meter;
 use crate::data::permissions::{Grants, Permissions};
 use crate::error::{Error, Result, What};
 use crate::host::builds::Builds;
@@ -191,8 +192,9 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
     if let Some(complaint) = kernels::tiles::complaint() {
         context.reporter.warning(complaint);
     }
-    let outcome = match kernels::path_from_env().and_then(|path| memory::check_variable().map(|()| path)) {
-        Ok(_) => command.execute(&context),
+    let environment = kernels::path_from_env().map(|_| ());
+    let outcome = match environment.and_then(|()| memory::check_variable()).and_then(|()| meter::check_variable()) {
+        Ok(()) => command.execute(&context),
         Err(error) => Err(Box::new(Diagnostic::from(&error))),
     };
     match outcome {

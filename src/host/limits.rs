@@ -28,10 +28,10 @@ pub(crate) fn apply(engine: &mut Engine, deadline: &Deadline) {
     engine.set_max_modules(MAX_MODULES);
     let deadline = deadline.clone();
     engine.on_progress(move |operations| {
-        // Reading the clock at each operation would be felt; one in 256 is not.
         if let Some(signal) = cancel::pressing() {
             return Some(Dynamic::from(Error::new(What::Stopped { signal })));
         }
+        // Reading the clock at each operation would be felt; one in 256 is not.
         if operations % 256 == 0 && deadline.has_passed() {
             return Some(Dynamic::from(OVER));
         }

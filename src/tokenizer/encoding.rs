@@ -10,6 +10,7 @@ use tokenizers::utils::truncation::{TruncationError, TruncationParams, truncate_
 use tokenizers::{Model, OffsetType, PreTokenizer};
 
 use super::{Tokenizer, guard};
+use crate::cancel::meter;
 use crate::error::{Error, Place, Result, What};
 
 /// What one call of [`Tokenizer::encode`] may be told.
@@ -154,6 +155,7 @@ impl Tokenizer {
         second: Option<Input<'_>>,
         options: &EncodeOptions,
     ) -> Result<Encoding> {
+        meter::note_work();
         let raw = |input, type_id| {
             guard::catch(|| self.raw(input, type_id))
                 .map_err(|problem| Error::new(What::Malformed { format: "the tokenizer".into(), problem }))

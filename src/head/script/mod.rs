@@ -181,7 +181,6 @@ impl TaskVersion {
         let options = CallFnOptions::new().eval_ast(false);
         let mut scope = Scope::new();
         let ast = self.script(function);
-        meter::note_work();
         let _call = meter::call();
         let result = self.engine.call_fn_with_options::<Dynamic>(options, &mut scope, ast, function, args);
         result.map_err(|mut error| {
