@@ -100,8 +100,8 @@ fn of_groups() -> Option<u64> {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, parts.next()?);
         let is_memory = controllers.split(',').any(|name| name == "memory");
-        let names = ["memory.max", "memory.current", "inactive_file"];
-        let names_1 = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"];
+        let names = ["memory.max", "memory.current"];
+        let names_1 = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
         match (controllers.is_empty(), is_memory) {
             (true, _) => Some((ROOT.to_string(), path, names)),
             (_, true) => Some((format!("{ROOT}/memory"), path, names_1)),
@@ -117,15 +117,25 @@ fn of_groups() -> Option<u64> {
     left.min()
 }
 
-fn left_in(folder: &str, [limit, used, cache]: [&str; 3]) -> Option<u64> {
+fn left_in(folder: &str, [limit, used]: [&str; 2]) -> Option<u64> {
     let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).ok();
     // `max` means none, and so does the largest number of version 1.
     let limit: u64 = read(limit)?.trim().parse().ok().filter(|limit| *limit < 1 << 60)?;
     let used: u64 = read(used)?.trim().parse().ok()?;
-    // Pages of files that nobody has looked at lately go first.
-    let stat = read("memory.stat").unwrap_or_default();
-    let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok()).unwrap_or(0);
-    Some(limit.saturating_sub(used.saturating_sub(cache)))
+    Some(limit.saturating_sub(used.saturating_sub(reclaimable(&read("memory.stat").unwrap_or_default()))))
+}
+
+/// What a control group can give back, by its `memory.stat`: pages of files, as `MemAvailable` counts them for the machine.
+fn reclaimable(stat: &str) -> u64 {
+    const VERSION_1: [&str; 2] = ["total_inactive_file", "total_active_file"];
+    const VERSION_2: [&str; 3] = ["inactive_file", "active_file", "slab_reclaimable"];
+    let amount = |name: &str| {
+        let lines = stat.lines().filter_map(|line| line.split_once(' '));
+        lines.filter(|(known, _)| *known == name).find_map(|(_, amount)| amount.trim().parse::<u64>().ok())
+    };
+    let sum = |names: &[&str]| names.iter().filter_map(|name| amount(name)).sum::<u64>();
+    // Version 1 has both its own numbers and those of its whole tree.
+    if amount(VERSION_1[0]).is_some() { sum(&VERSION_1) } else { sum(&VERSION_2) }
 }
 
 /// Refuses to take `bytes` for `what` where that is more than there is. Small amounts are not looked at.
@@ -174,6 +184,16 @@ pub fn shown(bytes: u128) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_files_can_be_given_back() {
+        let version_2 =
+            "anon 900\nfile 70\ninactive_anon 5\ninactive_file 30\nactive_file 40\nslab_reclaimable 7\nslab 9\n";
+        assert_eq!(reclaimable(version_2), 77);
+        let version_1 = "cache 60\ninactive_file 1\nactive_file 2\ntotal_inactive_file 20\ntotal_active_file 10\n";
+        assert_eq!(reclaimable(version_1), 30);
+        assert_eq!(reclaimable(""), 0);
+    }
 
     #[test]
     fn sizes_are_read_and_shown() {

@@ -54,7 +54,7 @@ mod growing {
     #[rhai_fn(name = "pad", return_raw)]
     pub fn pad_array(array: &mut Array, len: INT, item: Dynamic) -> ScriptResult<()> {
         let len = usize::try_from(len).unwrap_or(0);
-        super::room(len, size_of::<Dynamic>(), "an array").map_err(raise)?;
+        super::room(len.saturating_sub(array.len()), size_of::<Dynamic>(), "an array").map_err(raise)?;
         if len > array.len() {
             array.resize(len, item);
         }
@@ -71,7 +71,7 @@ mod growing {
     #[rhai_fn(name = "pad", return_raw)]
     pub fn pad_blob(bytes: &mut Blob, len: INT, value: INT) -> ScriptResult<()> {
         let len = usize::try_from(len).unwrap_or(0);
-        super::room(len, 1, "a blob").map_err(raise)?;
+        super::room(len.saturating_sub(bytes.len()), 1, "a blob").map_err(raise)?;
         if len > bytes.len() {
             bytes.resize(len, value as u8);
         }

@@ -2,7 +2,7 @@
 //!
 //! The model, the arguments and the rows' lengths flow in; an error flows out where the machine has less, which names the batch
 //! and what to lower. The figures follow what the fused encoder keeps (`model::fused::block`) and what the optimizer and a save
-//! hold; a test compares them with measured peaks. Models on another device, and what a script's own loss keeps, are not
+//! hold; a test compares those of f32 without saves with measured peaks. Models on another device, and what a script's own loss keeps, are not
 //! looked at.
 
 use std::ops::Range;
