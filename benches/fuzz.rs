@@ -1,6 +1,6 @@
 //! Feeds readers with changed seeds for a while: `cargo bench --bench fuzz -- [SECONDS] [TARGET ...]`.
 //!
-//! Needs no nightly compiler. Each target runs in child processes with 4 GB of address space and 10 s for an input; an input that
+//! Needs no nightly compiler. Each target runs in child processes with 4 GB of address space and 5 s for an input; an input that
 //! panics, hangs, is killed or takes more memory is kept in `target/fuzz/`, and printed at the end. `RETUNE_FUZZ_SEED` begins with
 //! other changes, `RETUNE_FUZZ_CORPUS` is another folder of seeds. With a nightly compiler, `cargo fuzz run TARGET` in `fuzz/` does the same by coverage.
 
@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use retune::fuzz::mutate::{Random, mutate};
 use retune::fuzz::{TARGETS, feed};
 
-/// The longest time for one input.
+/// The longest time for one input, after which its process ends.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What an input may take that comes to its end.
+const SLOW: Duration = Duration::from_secs(5);
 /// Inputs of one child.
 const ROUNDS: u64 = 20_000;
 /// Kilobytes of address space.
@@ -28,8 +30,13 @@ fn main() {
     {
         return child(target, seed.parse().unwrap(), until.parse().unwrap(), Path::new(folder));
     }
-    let seconds: u64 = arguments.first().and_then(|text| text.parse().ok()).unwrap_or(10);
-    let wanted = &arguments[arguments.len().min(1)..];
+    let (seconds, wanted) = match arguments.first().map(|text| text.parse::<u64>()) {
+        Some(Ok(seconds)) => (seconds, &arguments[1..]),
+        _ => (10, &arguments[..]),
+    };
+    for name in wanted {
+        assert!(TARGETS.iter().any(|target| target.name == name), "there is no target `{name}`");
+    }
     let base: u64 = std::env::var("RETUNE_FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let mut n_found = 0;
     for target in TARGETS.iter().filter(|target| wanted.is_empty() || wanted.iter().any(|name| name == target.name)) {
@@ -55,15 +62,16 @@ fn run(target: &str, time: Duration, base: u64) -> usize {
             .current_dir(folder.path());
         command.env("RETUNE_CORPUS", corpus(target)).env("RAYON_NUM_THREADS", "1").env("RETUNE_HOME", folder.path());
         let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(folder.path().join("input").exists(), "the driver itself failed: {said}");
         let done = std::fs::read_to_string(folder.path().join("round")).unwrap_or_default();
         let done: u64 = done.trim().parse().unwrap_or(seed);
         n_inputs += done - seed + 1;
-        if !output.status.success() && folder.path().join("input").exists() {
+        if !output.status.success() {
             let kept = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/fuzz");
             std::fs::create_dir_all(&kept).unwrap();
             let kept = kept.join(format!("{target}-{done}"));
             std::fs::copy(folder.path().join("input"), &kept).unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
             let said: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).take(4).collect();
             println!("{target}: {} {}: {}", kept.display(), output.status, said.join(" | "));
             failed.push(kept);
@@ -76,7 +84,8 @@ fn run(target: &str, time: Duration, base: u64) -> usize {
 
 fn corpus(target: &str) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    std::env::var_os("RETUNE_FUZZ_CORPUS").map_or(here, PathBuf::from).join(target)
+    // Children run in a folder of their own.
+    std::env::var_os("RETUNE_FUZZ_CORPUS").map_or(here, |given| std::path::absolute(given).unwrap()).join(target)
 }
 
 /// Feeds inputs and writes down which one is at work.
@@ -105,7 +114,7 @@ fn child(target: &str, first: u64, seconds: f64, folder: &Path) {
         feed(target, &input, &scratch);
         drop(done);
         watch.join().unwrap();
-        if begun.elapsed() > PATIENCE / 2 {
+        if begun.elapsed() > SLOW {
             std::process::exit(98);
         }
     }

@@ -54,7 +54,7 @@ proptest! {
     }
 }
 
-/// The rows of every update, as the trainer says them where a loss is not finite.
+/// The logged steps of a run, their epochs, and its number of updates.
 fn updates(args: Json, rows: &Dataset) -> (Vec<usize>, Vec<f64>, usize) {
     let model = classifier(2);
     let trainer = train(&model, args, rows, None);
@@ -231,14 +231,22 @@ fn an_evaluation_gives_the_same_in_batches_of_tokens() {
     let run = |args: Json| {
         let mut trainer = trainer(&classifier(2), args, &rows, Some(&rows));
         let scores = predict(&mut trainer, &rows);
-        let metrics = trainer.evaluate(None, &mut Hooks::default()).unwrap();
-        (scores, metrics["eval_loss"].as_f64().unwrap(), metrics["eval_steps_per_second"].as_f64().unwrap())
+        let mut n_batches = 0;
+        let mut hooks = listening(|event, _, _, _| n_batches += usize::from(event.name() == "on_prediction_step"));
+        let metrics = trainer.evaluate(None, &mut hooks).unwrap();
+        drop(hooks);
+        (scores, metrics["eval_loss"].as_f64().unwrap(), n_batches)
     };
-    let (scores, loss, _) = run(json!({}));
-    for args in
-        [json!({ "max_tokens_per_batch": 25 }), json!({ "max_tokens_per_batch": 25, "per_device_eval_batch_size": 2 })]
-    {
-        let (others, other, _) = run(args);
+    let (scores, loss, even) = run(json!({}));
+    assert_eq!(even, 4, "30 rows, 8 a batch");
+    let lengths: Vec<usize> = (0..30).map(|index| ids(index).len()).collect();
+    for (args, rows) in [
+        (json!({ "max_tokens_per_batch": 25 }), None),
+        (json!({ "max_tokens_per_batch": 25, "per_device_eval_batch_size": 2 }), Some(2)),
+    ] {
+        let (others, other, n_batches) = run(args);
+        let limits = Limits { rows, tokens: Some(25), ..Limits::default() };
+        assert_eq!(n_batches, by_hand(&sampler::sequential(30), limits, &lengths).len());
         assert!((loss - other).abs() < 1e-6);
         for (a, b) in scores.concat().iter().zip(others.concat()) {
             assert!((a - b).abs() < 1e-5);

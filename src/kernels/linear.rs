@@ -66,11 +66,7 @@ impl CustomOp2 for FewRows {
             let parts = y.par_chunks_mut(OUTPUTS).zip(weight.par_chunks(OUTPUTS * n_in));
             parts.for_each(|(y, weight)| rows::dots(x, weight, n_in, y));
         }
-        let mut dims = x_layout.dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = n_out;
-        }
-        Ok((CpuStorage::F32(y), Shape::from(dims)))
+        Ok((CpuStorage::F32(y), with_last(x_layout, n_out)))
     }
 
     fn bwd(
@@ -96,6 +92,14 @@ struct Linear;
 fn sizes(x: &Shape, weight: &Shape) -> (usize, usize, usize) {
     let (n_out, n_in) = (weight.dims()[0], weight.dims()[1]);
     (x.elem_count() / n_in, n_in, n_out)
+}
+
+/// The shape of `x` with `n_out` in the place of its last size.
+fn with_last(x: &Layout, n_out: usize) -> Shape {
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    dims.push(n_out);
+    Shape::from(dims)
 }
 
 impl CustomOp3 for Linear {
@@ -124,11 +128,7 @@ impl CustomOp3 for Linear {
             Write::Add,
             Threads::All,
         );
-        let mut dims = x_layout.dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = n_out;
-        }
-        Ok((CpuStorage::F32(y), Shape::from(dims)))
+        Ok((CpuStorage::F32(y), with_last(x_layout, n_out)))
     }
 
     fn bwd(

@@ -22,7 +22,7 @@ pub fn prefer_large<T>(room: &[T]) {
     let _ = room;
 }
 
-/// `n` zeros, in large pages where they are many: memory that nobody has touched.
+/// `n` zeros, in large pages where they are many. Fresh memory is not written for it.
 pub fn zeros(n: usize) -> Vec<f32> {
     let values = vec![0.0; n];
     prefer_large(&values);

@@ -202,7 +202,7 @@ fn mapped(folder: &Path) -> (usize, usize) {
 }
 
 /// Weights, moments and what the head remembers are those of the run that nobody disturbed, to the bit; what a kept copy costs is
-/// 20 KiB in C and 300 KiB in Rust, with what a forward and a backward touch of it, and the store keeps none of them.
+/// within `limit` bytes, with what a forward and a backward touch of it, and the store keeps none of them.
 fn a_hundred_reloads(head: &str, first: &[u8], limit: usize) {
     // A content of its own, which no other test has opened.
     let first = &again(first, 1000);
