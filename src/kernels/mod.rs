@@ -80,8 +80,7 @@ pub fn path_from_env() -> Result<Path> {
 
 /// The fastest path of this machine.
 fn fastest() -> Path {
-    let has = |path: &Path| tiles::kernels_of(*path, Precision::Highest).is_some();
-    [Path::Amx, Path::Avx512].into_iter().find(has).unwrap_or(Path::Gemm)
+    [Path::Amx, Path::Avx512].into_iter().find(|path| tiles::is_native(*path)).unwrap_or(Path::Gemm)
 }
 
 /// The implementation of this process: `RETUNE_KERNELS`, read once. A value that is not known counts as absent here; the

@@ -22,12 +22,19 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-/// Whether this machine has AMX with bf16 and the system lets this process use it.
+/// Whether this machine has AMX with bf16 and the system lets this process use it. The library's own tests have an emulator where
+/// the machine has none.
 pub(super) fn is_available() -> bool {
     // Leaf 7: bit 22 of edx is AMX-BF16, bit 24 AMX-TILE.
     let leaf = __cpuid_count(7, 0);
     let has = leaf.edx & (1 << 22) != 0 && leaf.edx & (1 << 24) != 0;
-    has && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") && ask()
+    let packs = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
+    #[cfg(test)]
+    if packs && !has {
+        super::amx_emulator::install();
+        return true;
+    }
+    has && packs && ask()
 }
 
 /// Asks the system for the tile registers: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
@@ -159,5 +166,131 @@ unsafe fn multiply(block: &Block, depths: usize, tile: usize, row_bytes: usize, 
             c0 = in(reg) block.out[0], c1 = in(reg) block.out[1], c2 = in(reg) block.out[2], c3 = in(reg) block.out[3],
             s = in(reg) row_bytes, options(nostack)
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rayon::prelude::*;
+
+    use super::*;
+    use crate::kernels::Path;
+    use crate::kernels::tiles::{Kernels, Operand, Pack, Precision, Source, amx_emulator, exact_numbers, kernels_of};
+    use crate::tensor::rng::Rng;
+
+    /// Each AMX table with its twin in plain Rust; none where the machine has no AVX-512 to emulate AMX with.
+    fn tables() -> Vec<[&'static Kernels; 2]> {
+        let of = |precision| Some([kernels_of(Path::Amx, precision)?, kernels_of(Path::Emulated, precision)?]);
+        let tables: Vec<_> =
+            [Precision::Highest, Precision::High, Precision::Bf16].into_iter().filter_map(of).collect();
+        let name = match (tables.is_empty(), amx_emulator::is_installed()) {
+            (true, _) => "skipped: AMX, and its emulation takes `avx512bf16`",
+            (false, true) => "AMX: emulated",
+            (false, false) => "AMX: the machine's own",
+        };
+        static SAID: std::sync::Once = std::sync::Once::new();
+        // Written past the test harness, which shows what a test prints only where it fails.
+        SAID.call_once(|| drop(std::io::Write::write_all(&mut std::io::stderr(), format!("{name}\n").as_bytes())));
+        tables
+    }
+
+    const SHAPES: [(usize, usize, usize); 12] = [
+        (1, 1, 1),
+        (1, 16, 33),
+        (16, 16, 32),
+        (17, 33, 31),
+        (33, 17, 64),
+        (40, 48, 129),
+        (5, 80, 193),
+        (48, 8, 385),
+        (70, 100, 200),
+        (96, 32, 96),
+        (25, 112, 500),
+        (16, 49, 790),
+    ];
+
+    fn packed(
+        kernels: &Kernels,
+        [left, right]: [&[f32]; 2],
+        (rows, columns, depth): (usize, usize, usize),
+    ) -> [Operand; 2] {
+        let [mut a, mut b] = [Operand::default(), Operand::default()];
+        kernels.pack(Pack::A, Source::rows(left, rows, depth), &mut a);
+        kernels.pack(Pack::TransposedB, Source::rows(right, columns, depth), &mut b);
+        [a, b]
+    }
+
+    /// The product written and then added, in rows with room behind them: only the rows that were asked for.
+    fn product_and_sum(kernels: &Kernels, values: [&[f32]; 2], shape: (usize, usize, usize)) -> [Vec<f32>; 2] {
+        let (rows, columns, _) = shape;
+        let [a, b] = packed(kernels, values, shape);
+        let row_length = columns.next_multiple_of(SIDE) + 5;
+        let mut out = vec![0.25f32; rows.next_multiple_of(SIDE) * row_length];
+        [Write::Replace, Write::Add].map(|write| {
+            kernels.product(a.tiles(), b.tiles(), rows, &mut out, row_length, write);
+            out[..rows * row_length].to_vec()
+        })
+    }
+
+    /// Of numbers whose products and sums are exact, in every part, each path makes the same to the bit, in whatever order it adds.
+    #[test]
+    fn exact_products_are_those_of_the_twin() {
+        for [kernels, twin] in tables() {
+            for shape in SHAPES {
+                let (rows, columns, depth) = shape;
+                let (left, right) = (exact_numbers(rows * depth, 1), exact_numbers(columns * depth, 2));
+                let [ours, plain] = [kernels, twin].map(|table| product_and_sum(table, [&left, &right], shape));
+                assert!(ours == plain, "{} {shape:?}", kernels.name);
+            }
+        }
+        let was_emulated = amx_emulator::is_installed();
+        assert_eq!(amx_emulator::n_executed() > 0, was_emulated, "what runs is what was said");
+    }
+
+    /// Of any numbers both make the same but for the order of their sums, by which each may be off by 1e-6.
+    #[test]
+    fn products_are_those_of_the_twin_but_for_rounding() {
+        for [kernels, twin] in tables() {
+            for shape in SHAPES {
+                let (rows, columns, depth) = shape;
+                let rng = Rng::new(3, "twin", 0);
+                let numbers = |n: usize, first: u64| -> Vec<f32> {
+                    (first..first + n as u64).map(|index| rng.normal(index) as f32).collect()
+                };
+                let (left, right) = (numbers(rows * depth, 0), numbers(columns * depth, 1 << 32));
+                let [ours, plain] = [kernels, twin].map(|table| product_and_sum(table, [&left, &right], shape));
+                let [ours, plain] = [ours.concat(), plain.concat()];
+                let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>();
+                let error = square(&mut ours.iter().zip(&plain).map(|(ours, plain)| ours - plain));
+                let relative = (error / square(&mut plain.iter().copied())).sqrt();
+                assert!(relative < 2e-6, "{} {shape:?}: {relative:e}", kernels.name);
+            }
+        }
+    }
+
+    /// Tiles and their configuration belong to a thread: products of two at once do not see each other.
+    #[test]
+    fn threads_multiply_at_once() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let meeting = std::sync::Barrier::new(2);
+        for [kernels, twin] in tables() {
+            let shapes = [(33, 40, 200), (70, 17, 97)];
+            let values = shapes
+                .map(|(rows, columns, depth)| [exact_numbers(rows * depth, 3), exact_numbers(columns * depth, 4)]);
+            let of = |table: &Kernels, which: usize| {
+                let [left, right] = &values[which];
+                product_and_sum(table, [left, right], shapes[which])
+            };
+            let expected = [of(twin, 0), of(twin, 1)];
+            pool.install(|| {
+                (0..2).into_par_iter().with_max_len(1).for_each(|which| {
+                    // Both threads are here before either goes on, so that they run side by side.
+                    meeting.wait();
+                    for _ in 0..10 {
+                        assert!(of(kernels, which) == expected[which], "{} {:?}", kernels.name, shapes[which]);
+                    }
+                });
+            });
+        }
     }
 }

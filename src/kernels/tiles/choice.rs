@@ -86,14 +86,12 @@ mod tiled {
         })
     }
 
-    /// One small product beside its emulation: the instructions are assembly, and a wrong number must never train a model.
-    fn is_right(kernels: &Kernels) -> bool {
-        const SIZE: (usize, usize, usize) = (40, 48, 70);
+    /// A product beside its emulation, to the bit: the instructions are assembly, and a wrong number must never train a model. Its
+    /// depth is longer than the longest stretch, and its numbers of tiles are odd.
+    pub(super) fn is_right(kernels: &Kernels) -> bool {
+        const SIZE: (usize, usize, usize) = (40, 48, 391);
         let (rows, columns, depth) = SIZE;
-        let numbers = |n: usize, step: u32| -> Vec<f32> {
-            (0..n as u32).map(|i| (i.wrapping_mul(step) % 1009) as f32 / 1009.0 - 0.5).collect()
-        };
-        let (left, right) = (numbers(rows * depth, 7919), numbers(columns * depth, 104_729));
+        let (left, right) = (exact_numbers(rows * depth, 1), exact_numbers(columns * depth, 2));
         let result = |product: fn(&crate::kernels::tiles::Product<'_>, &mut [f32], Element)| {
             let table = Kernels { name: "", element: kernels.element, pack: pack::pack, product };
             let (mut a, mut b) = (Operand::default(), Operand::default());
@@ -104,8 +102,22 @@ mod tiled {
             out
         };
         let (ours, plain) = (result(kernels.product), result(portable::product));
-        ours[..rows * 48].iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-4)
+        ours[..rows * 48] == plain[..rows * 48]
     }
+}
+
+/// `n` numbers of up to three bf16 parts: 0, or ±1 with 2^-9 and then 2^-18 behind it. What a product of parts sums up are multiples
+/// of 2^-18, and few enough are not zero that a sum of some hundred is exact in f32: the order of adding does not matter, a
+/// missing part does.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(super) fn exact_numbers(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut draw = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let sign = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, -1.0][(state >> 29) as usize];
+        sign * [1.0, 1.0, 1.0 + 1.0 / 512.0, 1.0 + 1.0 / 512.0 + 1.0 / 262_144.0][(state >> 27 & 3) as usize]
+    };
+    (0..n).map(|_| draw()).collect()
 }
 
 /// The tile kernels of a path, if this machine has them; those of candle and gemm have none.
@@ -126,13 +138,26 @@ pub fn kernels_of(path: Path, precision: Precision) -> Option<&'static Kernels> 
     }
 }
 
+/// Whether this machine itself has the tile kernels of a path: those of AMX may be emulated in the library's own tests.
+pub(in crate::kernels) fn is_native(path: Path) -> bool {
+    let has = kernels_of(path, Precision::Highest).is_some();
+    #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+    let has = has && !(path == Path::Amx && crate::kernels::tiles::amx_emulator::is_installed());
+    has
+}
+
 /// What users should know about the kernels of this machine: that some were found to be wrong and are not used.
 pub fn complaint() -> Option<&'static str> {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if tiled::state() == (true, false) {
-        return Some("the AMX kernels give wrong numbers on this machine and are not used; please report it");
-    }
+    return complaint_about(tiled::state());
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     None
+}
+
+/// The complaint about a machine that has AMX or not, and computes what it should or not.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn complaint_about((has, works): (bool, bool)) -> Option<&'static str> {
+    (has && !works).then_some("the AMX kernels give wrong numbers on this machine and are not used; please report it")
 }
 
 /// The tile kernels of this process.
@@ -163,4 +188,61 @@ pub fn available() -> Vec<(&'static Kernels, &'static Kernels)> {
         all.push((wide::rounded(), &EMULATED_ROUNDED));
     }
     all
+}
+
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::kernels::fastest;
+    use crate::kernels::tiles::{Line, Product, amx_emulator};
+
+    /// Calls the plain product with zeros in place of those lines of the left operand that `is_lost` tells, by depth and plane.
+    fn without(product: &Product<'_>, out: &mut [f32], element: Element, is_lost: fn(usize, usize) -> bool) {
+        let mut a = product.a.to_vec();
+        for (number, lines) in a.chunks_exact_mut(16).enumerate() {
+            let planes = pack::planes(element);
+            if is_lost(number / planes % product.depths, number % planes) {
+                lines.fill(Line([0; 64]));
+            }
+        }
+        portable::product(&Product { a: &a, ..*product }, out, element);
+    }
+
+    fn without_the_smallest_part(product: &Product<'_>, out: &mut [f32], element: Element) {
+        without(product, out, element, |_, plane| plane == 2);
+    }
+
+    fn without_the_first_stretch(product: &Product<'_>, out: &mut [f32], element: Element) {
+        without(product, out, element, |depth, _| depth < 12);
+    }
+
+    fn off_by_one_unit(product: &Product<'_>, out: &mut [f32], element: Element) {
+        portable::product(product, out, element);
+        out[product.row_length + 1] = out[product.row_length + 1].next_up();
+    }
+
+    /// The check at the start finds right products right and wrong ones wrong, and users are told of those.
+    #[test]
+    fn wrong_products_are_noticed() {
+        table!(PLAIN, "plain", Element::Bf16(3), pack::pack, portable::product);
+        table!(SMALLEST, "no smallest part", Element::Bf16(3), pack::pack, without_the_smallest_part);
+        table!(FIRST, "no first stretch", Element::Bf16(1), pack::pack, without_the_first_stretch);
+        table!(UNIT, "one unit off", Element::Bf16(2), pack::pack, off_by_one_unit);
+        assert!(tiled::is_right(&PLAIN));
+        for wrong in [&SMALLEST, &FIRST, &UNIT] {
+            assert!(!tiled::is_right(wrong), "{}", wrong.name);
+        }
+        assert!(complaint_about((true, false)).is_some_and(|complaint| complaint.contains("wrong numbers")));
+        assert_eq!((complaint_about((true, true)), complaint_about((false, false))), (None, None));
+        assert_eq!(complaint(), None, "AMX, emulated or not, is right");
+    }
+
+    /// Emulated AMX is there for those who ask for it, and never what runs by default.
+    #[test]
+    fn emulated_instructions_are_not_the_default() {
+        let names = available().into_iter().map(|(kernels, _)| kernels.name).filter(|name| name.starts_with("amx"));
+        let expected = if tiled::state().0 { 3 } else { 0 };
+        assert_eq!(names.count(), expected);
+        assert_eq!(fastest() == Path::Amx, expected == 3 && !amx_emulator::is_installed());
+    }
 }

@@ -14,6 +14,8 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod amx_emulator;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod choice;
@@ -26,6 +28,9 @@ use crate::kernels::pages;
 use crate::kernels::profile::{self, Part};
 use rayon::prelude::*;
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+use choice::exact_numbers;
+pub(super) use choice::is_native;
 pub use choice::{Precision, available, complaint, kernels, kernels_of};
 pub use pack::Source;
 
