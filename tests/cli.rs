@@ -4,6 +4,8 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use retune::kernels::Path as KernelPath;
+use retune::kernels::tiles::{Precision, kernels_of};
 use serde_json::Value;
 
 fn retune(folder: &Path, arguments: &[&str]) -> Command {
@@ -79,6 +81,13 @@ fn unknown_kernels_are_refused_before_anything_runs() {
         assert_eq!(said, code != 0, "{}", text(&output.stderr));
     }
     assert!(text(&run(folder.path(), &["--help"]).stdout).contains("RETUNE_KERNELS"));
+    for (name, path) in [("amx", KernelPath::Amx), ("avx512", KernelPath::Avx512)] {
+        let output = retune(folder.path(), &["run", "recipe.rhai"]).env("RETUNE_KERNELS", name).output().unwrap();
+        let is_here = kernels_of(path, Precision::Highest).is_some();
+        assert_eq!(output.status.code(), Some(if is_here { 0 } else { 78 }), "{name}: {}", text(&output.stderr));
+        let said = text(&output.stderr).contains(&format!("`RETUNE_KERNELS={name}` on this machine is not supported"));
+        assert_eq!(said, !is_here, "{name}: {}", text(&output.stderr));
+    }
 }
 
 #[test]
