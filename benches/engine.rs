@@ -88,15 +88,15 @@ fn main() {
     let full = "--padding max_length --steps 12 --warmup 3";
     let mut works = vec![work("MiniLM 16 x 128", "length=128 steps=16", full)];
     if let Some(data) = &real {
-        let with = |name, more: &str, peer| {
+        let real_work = |name, more: &str, peer| {
             let mut work = work(name, more, peer);
             work.arguments.push(data.clone());
             work
         };
         let (random, grouped) =
             ("--batch 32 --steps 30 --warmup 6", "--batch 32 --steps 30 --warmup 6 --sampler group_by_length");
-        works.push(with("MiniLM SST-2 batch 32, random", "batch=32 steps=40", random));
-        works.push(with("MiniLM SST-2 batch 32, grouped", "batch=32 steps=40 sampling=group_by_length", grouped));
+        works.push(real_work("MiniLM SST-2 batch 32, random", "batch=32 steps=40", random));
+        works.push(real_work("MiniLM SST-2 batch 32, grouped", "batch=32 steps=40 sampling=group_by_length", grouped));
     }
     if !quick {
         let long = "--batch 8 --maxlen 512 --padding max_length --steps 8 --warmup 2";
@@ -121,13 +121,11 @@ fn main() {
             if quick && path == "reference" {
                 continue;
             }
-            let arguments: Vec<String> = work.arguments.iter().cloned().chain(words(more)).collect();
+            let arguments = with(&work.arguments, more);
             let mut run = train(&arguments, kernels, "");
             // Taking the times of the parts takes time itself, so that is another run.
             if path == "highest" || path == "bf16" {
-                let short = arguments.iter().filter(|argument| !argument.starts_with("steps="));
-                let short: Vec<String> = short.cloned().chain(words("steps=6")).collect();
-                run.profile = train(&short, kernels, "1").profile;
+                run.profile = train(&with(&arguments, "steps=6"), kernels, "1").profile;
             }
             let against = if path.starts_with("bf16") { &peers[1] } else { &peers[0] };
             let ratio = against.as_ref().map_or(String::new(), |peer| {
@@ -149,6 +147,14 @@ fn main() {
     let text = serde_json::to_string_pretty(&Value::Object(figures)).expect("figures are plain numbers and names");
     std::fs::write(&path, text + "\n").expect("the target folder can be written to");
     println!("\nall figures: {}", path.display());
+}
+
+/// Arguments with others in the place of those of the same name: a recipe takes each once.
+fn with(arguments: &[String], others: &str) -> Vec<String> {
+    let others = words(others);
+    let name = |argument: &str| argument.split('=').next().map(str::to_string);
+    let stays = arguments.iter().filter(|argument| others.iter().all(|other| name(other) != name(argument)));
+    stays.cloned().chain(others.iter().cloned()).collect()
 }
 
 /// Name, `RETUNE_KERNELS` and arguments of what is compared.
