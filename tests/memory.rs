@@ -53,7 +53,7 @@ const SHAPES: &[Shape] = &[
         rows: "rows(48, 128, 4000)",
         settings: "#{ per_device_train_batch_size: 16, save_strategy: \"no\" }",
         sequences: false,
-        room: "220M",
+        room: "130M",
     },
     Shape {
         what: "long rows",
@@ -61,7 +61,7 @@ const SHAPES: &[Shape] = &[
         rows: "rows(24, 480, 4000)",
         settings: "#{ per_device_train_batch_size: 8, save_strategy: \"no\" }",
         sequences: false,
-        room: "220M",
+        room: "130M",
     },
     Shape {
         what: "checkpointing",
@@ -69,7 +69,7 @@ const SHAPES: &[Shape] = &[
         rows: "rows(24, 480, 4000)",
         settings: "#{ per_device_train_batch_size: 8, save_strategy: \"no\", gradient_checkpointing: true }",
         sequences: false,
-        room: "220M",
+        room: "130M",
     },
     Shape {
         what: "a language model",
@@ -77,7 +77,7 @@ const SHAPES: &[Shape] = &[
         rows: "rows(24, 200, 8000)",
         settings: "#{ per_device_train_batch_size: 8, save_strategy: \"no\" }",
         sequences: true,
-        room: "220M",
+        room: "130M",
     },
     Shape {
         what: "a masked language model",
@@ -86,7 +86,7 @@ const SHAPES: &[Shape] = &[
         rows: "rows(24, 200, 8000)",
         settings: "#{ per_device_train_batch_size: 8, save_strategy: \"no\" }",
         sequences: true,
-        room: "220M",
+        room: "130M",
     },
     Shape {
         what: "a table of which little is looked up",
@@ -95,7 +95,7 @@ const SHAPES: &[Shape] = &[
         rows: "rows(12, 32, 30000)",
         settings: "#{ per_device_train_batch_size: 4, save_strategy: \"no\" }",
         sequences: false,
-        room: "400M",
+        room: "250M",
     },
 ];
 
@@ -157,7 +157,7 @@ fn the_estimate_is_what_training_takes() {
 #[test]
 fn a_batch_that_does_not_fit_is_refused_before_the_first_step() {
     let folder = tempfile::tempdir().unwrap();
-    let refused = retune(folder.path(), &SHAPES[0], Some("320M"));
+    let refused = retune(folder.path(), &SHAPES[0], Some("220M"));
     let shown = String::from_utf8_lossy(&refused.stderr);
     for words in [
         "training on a batch of 16 rows with 2048 tokens (the longest row has 128) needs about ",
@@ -174,6 +174,6 @@ fn a_batch_that_does_not_fit_is_refused_before_the_first_step() {
     let size = shown.split("per_device_train_batch_size` to ").nth(1).unwrap().split(' ').next().unwrap().to_string();
     let settings = format!("#{{ per_device_train_batch_size: {size}, save_strategy: \"no\" }}");
     let smaller = Shape { settings: settings.leak(), ..SHAPES[0] };
-    let trained = retune(folder.path(), &smaller, Some("320M"));
+    let trained = retune(folder.path(), &smaller, Some("220M"));
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
 }

@@ -110,6 +110,26 @@ simd! {
     }
 }
 
+simd! {
+    /// bf16 with the bits of `half`: to the nearest, ties to even, and what is not a number stays so.
+    pub fn round(x: &[f32], rounded: &mut [u16]) {
+        for (x, rounded) in x.iter().zip(rounded) {
+            let bits = x.to_bits();
+            let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+            *rounded = (if bits & 0x7fff_ffff > 0x7f80_0000 { bits >> 16 | 0x40 } else { nearest }) as u16;
+        }
+    }
+}
+
+simd! {
+    /// The f32 numbers that bf16 ones are.
+    pub fn widen(rounded: &[u16], x: &mut [f32]) {
+        for (x, rounded) in x.iter_mut().zip(rounded) {
+            *x = f32::from_bits(u32::from(*rounded) << 16);
+        }
+    }
+}
+
 /// √(2/π).
 const ROOT: f32 = 0.797_884_6;
 
@@ -279,6 +299,21 @@ simd! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounding_is_that_of_the_half_crate() {
+        // Every sign and exponent, with mantissas around the ties.
+        let ends =
+            [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff, 0x1_7fff, 0x1_8000, 0x1_8001, 0x7f_7fff, 0x7f_8000, 0x7f_ffff];
+        let x: Vec<f32> = (0..512).flat_map(|top| ends.map(|end| f32::from_bits(top << 23 | end))).collect();
+        let (mut rounded, mut wide) = (vec![0; x.len()], vec![0.0; x.len()]);
+        round(&x, &mut rounded);
+        widen(&rounded, &mut wide);
+        for ((x, rounded), wide) in x.iter().zip(&rounded).zip(&wide) {
+            let exact = half::bf16::from_f32(*x);
+            assert_eq!((*rounded, wide.to_bits()), (exact.to_bits(), exact.to_f32().to_bits()), "{x:e}");
+        }
+    }
 
     #[test]
     fn an_activation_is_the_same_without_its_slopes() {

@@ -120,7 +120,7 @@ impl Decoder {
         let full = |name: &str| format!("{}.{name}", family.prefix);
         let tensor = |name: String| -> Result<Tensor> {
             let parameter = parameters.get(&name).ok_or_else(|| What::Internal(format!("there is no `{name}`")))?;
-            Ok(parameter.var().as_detached_tensor())
+            Ok(parameter.value().detach())
         };
         let pair = |name: &str| Ok::<_, Error>((tensor(format!("{name}.weight"))?, tensor(format!("{name}.bias"))?));
         let matrix = |name: &str| pair(name).map(|(weight, bias)| Matrix { weight, bias });

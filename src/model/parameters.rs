@@ -16,24 +16,43 @@ use crate::memory;
 use crate::model::weights::Weights;
 use crate::tensor::rng::Rng;
 
-/// Counts the changes of all parameters of this process.
-static VERSION: AtomicU64 = AtomicU64::new(0);
-
-/// A number that is another one whenever a parameter may have changed.
-pub fn version() -> u64 {
-    VERSION.load(Ordering::Acquire)
+/// A variable that counts its changes, as torch's `_version` does: whoever keeps what was made of it looks at the count. Cheap
+/// to clone; all clones are the same variable.
+#[derive(Clone, Debug)]
+pub struct Variable {
+    var: Var,
+    changes: Arc<AtomicU64>,
 }
 
-/// Says that parameters have changed, or are about to.
-pub fn changed() {
-    VERSION.fetch_add(1, Ordering::AcqRel);
+impl Variable {
+    /// The value, for reading.
+    pub fn value(&self) -> &Tensor {
+        self.var.as_tensor()
+    }
+
+    /// The variable, for changing it: counted as a change.
+    pub fn change(&self) -> &Var {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        &self.var
+    }
+
+    /// How often it may have changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+}
+
+impl From<Var> for Variable {
+    fn from(var: Var) -> Self {
+        Variable { var, changes: Arc::default() }
+    }
 }
 
 /// One parameter.
 #[derive(Debug)]
 pub struct Parameter {
     name: String,
-    var: Var,
+    variable: Variable,
     trainable: AtomicBool,
 }
 
@@ -45,19 +64,24 @@ impl Parameter {
 
     /// The variable, for changing it: what was made of the old value, such as packed weights, is made again.
     pub fn var(&self) -> &Var {
-        changed();
-        &self.var
+        self.variable.change()
+    }
+
+    /// The variable with the count of its changes.
+    pub fn variable(&self) -> &Variable {
+        &self.variable
     }
 
     /// The value, for reading.
     pub fn value(&self) -> &Tensor {
-        self.var.as_tensor()
+        self.variable.value()
     }
 
     /// The value for a forward pass: tracked while trainable, a constant while frozen.
     pub fn tensor(&self) -> Tensor {
         let tracked = self.is_trainable() && !NO_GRADIENTS.get();
-        if tracked { self.var.as_tensor().clone() } else { self.var.as_detached_tensor() }
+        let var = &self.variable.var;
+        if tracked { var.as_tensor().clone() } else { var.as_detached_tensor() }
     }
 
     /// Whether training changes it.
@@ -115,7 +139,6 @@ impl Parameters {
         let by_name = all.into_iter().map(|parameter| (parameter.name.clone(), parameter)).collect();
         *self.0.by_name.write().unwrap_or_else(PoisonError::into_inner) = by_name;
         self.0.exchanges.fetch_add(1, Ordering::AcqRel);
-        changed();
     }
 
     /// How often [`Parameters::exchange`] was called: whoever keeps something for each parameter looks at this.
@@ -125,7 +148,7 @@ impl Parameters {
 
     /// The number of numbers in all parameters.
     pub fn count(&self) -> usize {
-        self.all().iter().map(|parameter| parameter.var.elem_count()).sum()
+        self.all().iter().map(|parameter| parameter.value().elem_count()).sum()
     }
 
     /// Freezes or unfreezes the parameters whose names match the glob `pattern`; returns how many matched.
@@ -282,7 +305,8 @@ impl Builder {
                 Var::from_vec(self.fill(name, shape, init), shape, &self.device)?
             }
         };
-        self.parameters.insert(Parameter { name: name.to_string(), var, trainable: AtomicBool::new(true) })
+        let variable = Variable::from(var);
+        self.parameters.insert(Parameter { name: name.to_string(), variable, trainable: AtomicBool::new(true) })
     }
 
     fn fill(&self, name: &str, shape: &[usize], init: Init) -> Vec<f32> {

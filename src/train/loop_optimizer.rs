@@ -79,7 +79,8 @@ impl LoopOptimizer {
             let known = before.iter().position(|group| group.number == number).map(|place| before.swap_remove(place));
             let values = known.as_ref().map_or(values, |group| group.values);
             let settings = GroupSettings { weight_decay: values.weight_decay, lr_scale: 1.0 };
-            let own: Vec<_> = list.iter().map(|one| (one.name().to_string(), one.var().clone(), settings)).collect();
+            let own: Vec<_> =
+                list.iter().map(|one| (one.name().to_string(), one.variable().clone(), settings)).collect();
             let params = list.iter().map(|one| one.name().to_string()).collect();
             let optimizer = match known {
                 Some(mut known) => {

@@ -2,8 +2,8 @@
 //!
 //! The model, the arguments and the rows' lengths flow in; an error flows out where the machine has less, which names the batch
 //! and what to lower. The figures follow what the fused encoder keeps (`model::fused::block`) and what the optimizer and a save
-//! hold; a test compares those of f32 without saves with measured peaks. Models on another device, and what a script's own loss keeps, are not
-//! looked at.
+//! hold; a test compares those of f32 without saves with measured peaks. Models on another device, and what a script's own loss
+//! keeps, are not looked at.
 
 use std::ops::Range;
 
@@ -18,6 +18,8 @@ use crate::train::{SaveInterval, TrainingArguments};
 
 /// Bytes of a number.
 const F32: u64 = 4;
+/// Into how many blocks a batch is cut, about.
+const BLOCKS: usize = 6;
 /// Rows longer than this do not keep their attention probabilities.
 const KEPT_ROW: usize = 192;
 /// Bytes for each logit of a language model at the peak: it, its log-softmax, and the gradients of both, of which the masked
@@ -81,9 +83,10 @@ impl Need {
         }
         let precision = if args.bf16 { Precision::Bf16 } else { Precision::Highest };
         let kernels = kernels(precision);
-        let element = kernels.map_or(F32, |kernels| match kernels.element {
-            Element::F32 | Element::RoundedF32 => F32,
-            Element::Bf16(parts) => 2 * parts as u64,
+        let (element, rounds) = kernels.map_or((F32, false), |kernels| match kernels.element {
+            Element::F32 => (F32, false),
+            Element::RoundedF32 => (F32, true),
+            Element::Bf16(parts) => (2 * parts as u64, parts == 1),
         });
         // A checkpoint is made of copies of the moments, written one tensor after the other.
         let saves = args.save_strategy != SaveInterval::No;
@@ -99,20 +102,21 @@ impl Need {
             let probability = F32 * layers * of_pairs * config.n_heads as u64;
             return Need { fixed, token, probability, is_fused, looked_up, tables };
         }
-        let matrices = layers * (4 * hidden * hidden + 2 * hidden * inner);
-        // What a layer keeps for the backward: the products' inputs as operands, queries, keys and values, slopes, norms' inputs.
-        let operands = element * (3 * hidden + inner);
-        let numbers = F32 * (3 * hidden + inner + 2 * hidden);
-        let (inputs, n_kept) = match args.gradient_checkpointing {
-            true => (F32 * layers * hidden, 1),
-            false => (0, layers),
-        };
-        // What a block needs whatever the layers: strips, and the operands of one layer's weight gradients, twice.
-        let scratch =
-            element * (inner + 2 * (5 * hidden + inner) + 3 * hidden + inner) + F32 * (4 * hidden + inner + 3 * hidden);
+        // The weights of one layer at a time are packed, for the forward and for the backward.
+        let packed = element * 2 * (4 * hidden * hidden + 2 * hidden * inner);
+        // What a layer keeps for the backward: queries, keys and values, what is activated, norms' inputs, attention's context.
+        let number = if rounds { 2 } else { F32 };
+        let kept = number * (3 * hidden + inner) + F32 * 2 * hidden + element * hidden;
+        // Beside that the hidden states and the first layer's input, or those of all layers and one that is made again.
+        let (states, n_kept) = if args.gradient_checkpointing { (layers + 2, 1) } else { (2, layers) };
+        // Operands of one layer's weight gradients, and strips of the blocks at work, which are a sixth of a batch.
+        let gradients = element * (8 * hidden + 2 * inner);
+        let wide = inner.max(3 * hidden);
+        let strips = F32 * (7 * hidden + inner + wide) + element * wide;
+        let at_work = rayon::current_num_threads().min(BLOCKS) as u64;
         Need {
-            fixed: fixed + element * 2 * matrices,
-            token: (operands + numbers) * n_kept + inputs + scratch + around,
+            fixed: fixed + packed,
+            token: kept * n_kept + F32 * states * hidden + gradients + strips * at_work / BLOCKS as u64 + around,
             probability: F32 * config.n_heads as u64 * n_kept,
             is_fused,
             looked_up,

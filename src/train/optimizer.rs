@@ -10,7 +10,7 @@
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
@@ -19,6 +19,7 @@ pub use crate::head::Gradients;
 use crate::kernels::profile::{self, Part};
 use crate::kernels::{adamw, pages, with_values};
 use crate::model::gradient::{Gradient, View};
+use crate::model::parameters::Variable;
 
 /// Elements per task: small enough to share out, large enough to pay for the sharing.
 const CHUNK: usize = 1 << 14;
@@ -80,7 +81,7 @@ pub struct AdamW {
 
 #[derive(Debug)]
 struct Parameter {
-    var: Var,
+    variable: Variable,
     group: GroupSettings,
     step: u64,
     memory: Memory,
@@ -119,10 +120,13 @@ impl AdamW {
     ///
     /// # Errors
     /// Two parameters of the same name.
-    pub fn new(parameters: Vec<(String, Var, GroupSettings)>, settings: AdamWSettings) -> Result<Self> {
+    pub fn new<V: Into<Variable>>(
+        parameters: Vec<(String, V, GroupSettings)>,
+        settings: AdamWSettings,
+    ) -> Result<Self> {
         let mut named = IndexMap::with_capacity(parameters.len());
-        for (name, var, group) in parameters {
-            let parameter = Parameter { var, group, step: 0, memory: Memory::Untouched };
+        for (name, variable, group) in parameters {
+            let parameter = Parameter { variable: variable.into(), group, step: 0, memory: Memory::Untouched };
             if named.insert(name.clone(), parameter).is_some() {
                 return Err(What::Conflict(format!("two parameters are named `{name}`")).into());
             }
@@ -135,12 +139,12 @@ impl AdamW {
     ///
     /// # Errors
     /// Two parameters of the same name; nothing has changed then.
-    pub fn exchange(&mut self, parameters: Vec<(String, Var, GroupSettings)>) -> Result<()> {
+    pub fn exchange<V: Into<Variable>>(&mut self, parameters: Vec<(String, V, GroupSettings)>) -> Result<()> {
         let mut new = AdamW::new(parameters, self.settings)?;
         let mut known: Vec<_> = self.parameters.drain(..).chain(self.retired.drain(..)).collect();
         for (name, parameter) in &mut new.parameters {
             let same = |(old, known): &(String, Parameter)| {
-                old == name && known.var.as_tensor().id() == parameter.var.as_tensor().id()
+                old == name && known.variable.value().id() == parameter.variable.value().id()
             };
             if let Some(place) = known.iter().position(same) {
                 let group = parameter.group;
@@ -169,13 +173,15 @@ impl AdamW {
     /// # Errors
     /// A gradient whose shape is not its parameter's, or a tensor operation that fails.
     pub fn step(&mut self, gradients: &Gradients, lr: f64, grad_scale: f64) -> Result<()> {
-        crate::model::parameters::changed();
         let mut work = Vec::with_capacity(self.parameters.len());
         for (name, parameter) in &mut self.parameters {
             let Some(gradient) = gradients.get(name) else { continue };
-            if gradient.dims() != parameter.var.dims() {
-                let text =
-                    format!("the gradient has shape {:?}, its parameter {:?}", gradient.dims(), parameter.var.dims());
+            if gradient.dims() != parameter.variable.value().dims() {
+                let text = format!(
+                    "the gradient has shape {:?}, its parameter {:?}",
+                    gradient.dims(),
+                    parameter.variable.value().dims()
+                );
                 return Err(Error::new(What::Internal(text)).at(Place::Tensor(name.clone())));
             }
             work.push((name, parameter, gradient));
@@ -215,8 +221,8 @@ impl AdamW {
                 return Err(misfit(name, "the optimizer state lacks a parameter"));
             };
             for (what, tensor) in [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)] {
-                if tensor.dims() != parameter.var.dims() {
-                    let (found, wanted) = (tensor.dims(), parameter.var.dims());
+                if tensor.dims() != parameter.variable.value().dims() {
+                    let (found, wanted) = (tensor.dims(), parameter.variable.value().dims());
                     let text = format!("`{what}` of the optimizer state has shape {found:?}, its parameter {wanted:?}");
                     return Err(misfit(name, &text));
                 }
@@ -255,12 +261,14 @@ impl AdamWSettings {
 
 impl Parameter {
     fn is_fused(&self) -> bool {
-        self.var.device().is_cpu() && self.var.dtype() == DType::F32 && self.var.is_contiguous()
+        let value = self.variable.value();
+        value.device().is_cpu() && value.dtype() == DType::F32 && value.is_contiguous()
     }
 
     /// The rows of a table; a parameter of another rank is one row.
     fn n_rows(&self) -> usize {
-        if self.var.rank() == 2 { self.var.dims()[0] } else { 1 }
+        let value = self.variable.value();
+        if value.rank() == 2 { value.dims()[0] } else { 1 }
     }
 
     fn apply(&mut self, gradient: &Gradient, update: Update) -> Result<()> {
@@ -278,7 +286,7 @@ impl Parameter {
                 let update = update.rounded();
                 let mut run = |rows: Option<&[u32]>, values: &[f32]| {
                     let moments = RefCell::new((&mut *m, &mut *v, &mut *touched));
-                    self.var.inplace_op1(&FusedAdamW { rows, values, moments, update, is_first })
+                    self.variable.change().inplace_op1(&FusedAdamW { rows, values, moments, update, is_first })
                 };
                 match gradient.view() {
                     View::Dense(values) => run(None, values)?,
@@ -290,8 +298,8 @@ impl Parameter {
                 Ok(())
             }
             Memory::Plain { m, v } => {
-                let (weight, first, second) = plain(self.var.as_tensor(), &gradient.to_tensor()?, m, v, update)?;
-                self.var.set(&weight)?;
+                let (weight, first, second) = plain(self.variable.value(), &gradient.to_tensor()?, m, v, update)?;
+                self.variable.change().set(&weight)?;
                 (*m, *v) = (first, second);
                 Ok(())
             }
@@ -301,16 +309,18 @@ impl Parameter {
 
     fn zeros(&self) -> candle_core::Result<Memory> {
         if self.is_fused() {
-            let n = self.var.elem_count();
+            let n = self.variable.value().elem_count();
             return Ok(Memory::Fused { m: vec![0.0; n], v: vec![0.0; n], touched: vec![false; self.n_rows()] });
         }
-        Ok(Memory::Plain { m: self.var.zeros_like()?, v: self.var.zeros_like()? })
+        Ok(Memory::Plain { m: self.variable.value().zeros_like()?, v: self.variable.value().zeros_like()? })
     }
 
     fn moments(&self) -> Result<Moments> {
-        let tensor = |values: &Vec<f32>| Tensor::from_slice(values, self.var.dims(), self.var.device());
+        let tensor = |values: &Vec<f32>| {
+            Tensor::from_slice(values, self.variable.value().dims(), self.variable.value().device())
+        };
         let (exp_avg, exp_avg_sq) = match &self.memory {
-            Memory::Untouched => (self.var.zeros_like()?, self.var.zeros_like()?),
+            Memory::Untouched => (self.variable.value().zeros_like()?, self.variable.value().zeros_like()?),
             Memory::Fused { m, v, .. } => (tensor(m)?, tensor(v)?),
             Memory::Plain { m, v } => (m.clone(), v.clone()),
         };
@@ -327,7 +337,8 @@ impl Parameter {
             let touched = m.chunks(width.max(1)).zip(v.chunks(width.max(1))).map(is_used).collect();
             return Ok(Memory::Fused { m, v, touched });
         }
-        let like = |tensor: &Tensor| tensor.to_dtype(self.var.dtype())?.to_device(self.var.device());
+        let like =
+            |tensor: &Tensor| tensor.to_dtype(self.variable.value().dtype())?.to_device(self.variable.value().device());
         Ok(Memory::Plain { m: like(m)?, v: like(v)? })
     }
 }

@@ -75,6 +75,6 @@ impl Trainer {
 fn checkpoint_size(model: &Model) -> u64 {
     let parameters = model.parameters().all();
     let copies = |is_trainable: bool| if is_trainable { 3 } else { 1 };
-    let numbers = parameters.iter().map(|one| one.var().elem_count() as u64 * copies(one.is_trainable()));
+    let numbers = parameters.iter().map(|one| one.value().elem_count() as u64 * copies(one.is_trainable()));
     numbers.sum::<u64>() * 4
 }

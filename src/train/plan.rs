@@ -2,12 +2,11 @@
 
 use std::collections::HashSet;
 
-use candle_core::Var;
-
 use crate::batch::cut::Cut;
 use crate::data::Dataset;
 use crate::error::{Error, Place, Result, What};
 use crate::head::prepare::Prepared;
+use crate::model::parameters::Variable;
 use crate::train::TrainingArguments;
 use crate::train::epochs::{Begun, Origin};
 use crate::train::loader::Layout;
@@ -40,14 +39,14 @@ impl Trainer {
     }
 
     /// What the optimizer is told of the trainable parameters.
-    fn trainable(&self) -> Result<Vec<(String, Var, GroupSettings)>> {
+    fn trainable(&self) -> Result<Vec<(String, Variable, GroupSettings)>> {
         let all = self.settings.model.parameters().all();
         let trainable: Vec<_> = all
             .iter()
             .filter(|parameter| parameter.is_trainable())
             .map(|parameter| {
                 let group = GroupSettings { weight_decay: self.weight_decay(parameter.name()), lr_scale: 1.0 };
-                (parameter.name().to_string(), parameter.var().clone(), group)
+                (parameter.name().to_string(), parameter.variable().clone(), group)
             })
             .collect();
         if trainable.is_empty() {

@@ -20,7 +20,7 @@ impl Snapshot {
     pub(super) fn of(model: &Model) -> Result<Self> {
         let all = model.parameters().all().into_iter();
         all.map(|parameter| {
-            let copy = parameter.var().as_tensor().copy()?;
+            let copy = parameter.value().copy()?;
             Ok((parameter, copy))
         })
         .collect::<Result<_>>()

@@ -1,28 +1,91 @@
-//! The fused encoder's backward: layer by layer from the last; while the blocks go through one, the gradients of the weights of the
-//! one before are formed over all blocks.
+//! The fused encoder's backward: half a layer after the other from the last; while the blocks go through one half, the gradients of
+//! the weights of the one before are formed over all blocks.
 
 use rayon::prelude::*;
 
+use crate::error::Result;
 use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
 use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
 use crate::model::fused::Fused;
-use crate::model::fused::block::{Block, BlockGradients, Finished, LayerMemory, Scratch, room};
-use crate::model::fused::forward::{Dropout, Keep, Pass, strip};
+use crate::model::fused::block::{Block, LayerMemory, LeftBehind, Scratch, room, sized};
+use crate::model::fused::forward::{norm_rows, strip};
 use crate::model::fused::gradients::{norm_gradients, weight_gradients};
-use crate::model::fused::weights::{Matrix, PackedMatrix, PackedNorm, padded};
+use crate::model::fused::packed::{Half, PackedHalf, PackedLayer, Place};
+use crate::model::fused::pass::{Dropout, Keep, Pass};
+use crate::model::fused::weights::{Directions, Matrix, PackedMatrix, PackedNorm, padded};
 use crate::model::gradient::Gradient;
 
 impl Fused {
     /// The gradients of all trainable parameters, by name, from that of the last hidden states `(tokens, hidden)`.
-    pub(super) fn backward(&self, pass: &Pass, blocks: &mut [Block], gradient: &[f32]) -> Vec<(String, Gradient)> {
+    ///
+    /// # Errors
+    /// Those of the tensor operations.
+    pub(super) fn backward(
+        &self,
+        pass: &Pass,
+        blocks: &mut [Block],
+        gradient: &[f32],
+    ) -> Result<Vec<(String, Gradient)>> {
+        let mut all = self.last_norm_backward(pass, blocks, gradient);
+        let mut left_behind = Half::BOTH.map(|half| {
+            let own = blocks.iter_mut().map(|block| std::mem::take(&mut block.left_behind[half as usize]));
+            own.collect::<Vec<LeftBehind>>()
+        });
+        let first = self.first_trainable_layer();
+        let mut places = self.places(first.unwrap_or(0));
+        places.reverse();
+        let mut again = PackedLayer::default();
+        let mut above = None;
+        self.in_turn(pass.kernels, Directions::Backward, &places, |place, weights| {
+            if pass.keep == Keep::Inputs && place.half == Half::FeedForward {
+                for half in Half::BOTH {
+                    let place = Place { half, ..place };
+                    self.pack_half(pass.kernels, Directions::Forward, place, &mut again[half as usize])?;
+                }
+                self.each_block(blocks, |block, scratch| self.layer_again(pass, place.layer, &again, block, scratch));
+            }
+            let [attention, feed_forward] = &mut left_behind;
+            let (own, other) = match place.half {
+                Half::Attention => (attention, &*feed_forward),
+                Half::FeedForward => (feed_forward, &*attention),
+            };
+            let back = || {
+                let pairs = blocks.par_iter_mut().zip(own.par_iter_mut()).with_max_len(1);
+                pairs.for_each(|(block, behind)| {
+                    self.with_scratch(|scratch| self.half_backward(pass, place, weights, block, behind, scratch));
+                });
+            };
+            let (gradients, ()) = rayon::join(|| above.map(|above| self.half_gradients(pass, above, other)), back);
+            all.extend(gradients.into_iter().flatten());
+            above = Some(place);
+            Ok(())
+        })?;
+        // The last half was one of attention.
+        let [attention, feed_forward] = left_behind;
+        for (block, behind) in blocks.iter_mut().zip(feed_forward) {
+            block.left_behind[Half::FeedForward as usize] = behind;
+        }
+        let (gradients, below) = rayon::join(
+            || above.map(|above| self.half_gradients(pass, above, &attention)),
+            || if first.is_none() { self.embed_backward(pass, blocks) } else { Vec::new() },
+        );
+        for (block, behind) in blocks.iter_mut().zip(attention) {
+            block.left_behind[Half::Attention as usize] = behind;
+        }
+        all.extend(gradients.into_iter().flatten());
+        all.extend(below);
+        Ok(all)
+    }
+
+    /// Through the norm behind all layers, if any, into the blocks' hidden states; its own gradients.
+    fn last_norm_backward(&self, pass: &Pass, blocks: &mut [Block], gradient: &[f32]) -> Vec<(String, Gradient)> {
         let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
-        let mut all = Vec::new();
         blocks.par_iter_mut().with_max_len(1).for_each(|block| {
             let (n, first) = (block.n_tokens(), block.span.tokens.start);
-            let Block { hidden: x, last, gradients, .. } = block;
+            let Block { hidden: x, last, left_behind: [behind, _], .. } = block;
             let x = room(x, n, hidden);
-            let sums = &mut gradients.norms[0];
+            let sums = &mut behind.norm;
             sums.clear();
             sums.resize(2 * hidden, 0.0);
             let rows_of = x.chunks_exact_mut(stride).zip(gradient[first * hidden..].chunks_exact(hidden)).take(n);
@@ -36,120 +99,124 @@ impl Fused {
                 }
             }
         });
-        if let Some(norm) = &self.final_norm {
-            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.gradients.norms[0][..])));
-        }
-        let mut finished: Vec<Finished> = blocks.iter_mut().map(|block| std::mem::take(&mut block.finished)).collect();
-        let mut layer_above = None;
-        let first = self.first_trainable_layer();
-        for number in (first.unwrap_or(0)..self.layers.len()).rev() {
-            let (gradients, ()) = rayon::join(
-                || layer_above.map(|above| self.layer_gradients(pass, above, &finished)),
-                || blocks.par_iter_mut().with_max_len(1).for_each(|block| self.layer_backward(pass, number, block)),
-            );
-            all.extend(gradients.into_iter().flatten());
-            for (block, finished) in blocks.iter_mut().zip(&mut finished) {
-                std::mem::swap(&mut block.layers[self.memory_of(pass, number)].inputs, &mut finished.inputs);
-                std::mem::swap(&mut block.gradients, &mut finished.gradients);
-            }
-            layer_above = Some(number);
-        }
-        let (gradients, below) = rayon::join(
-            || layer_above.map(|above| self.layer_gradients(pass, above, &finished)),
-            || if first.is_none() { self.embed_backward(pass, blocks) } else { Vec::new() },
-        );
-        all.extend(gradients.into_iter().flatten());
-        all.extend(below);
-        for (block, finished) in blocks.iter_mut().zip(finished) {
-            block.finished = finished;
-        }
-        all
+        let sums = blocks.iter().map(|block| &block.left_behind[0].norm[..]);
+        self.final_norm.as_ref().map_or_else(Vec::new, |norm| norm_gradients(norm, sums))
     }
 
-    /// From the gradient of a layer's output to that of its input, both in the block's hidden states.
-    fn layer_backward(&self, pass: &Pass, number: usize, block: &mut Block) {
-        if pass.keep == Keep::Inputs {
-            self.layer_again(pass, number, block);
-        }
+    /// From the gradient of a half's output to that of its input, both in the block's hidden states.
+    fn half_backward(
+        &self,
+        pass: &Pass,
+        place: Place,
+        weights: &PackedHalf,
+        block: &mut Block,
+        behind: &mut LeftBehind,
+        scratch: &mut Scratch,
+    ) {
         let _part = profile::begin(profile::Part::Rows);
-        let (layer, packed, layer_pass) = (&self.layers[number], &pass.packed.layers[number], &pass.layers[number]);
-        let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
-        let stride = padded(hidden);
-        let n = block.n_tokens();
-        let Block { span, hidden: d, layers, scratch, gradients, .. } = block;
-        let memory = &mut layers[self.memory_of(pass, number)];
-        let LayerMemory { qkv, slopes, norm_inputs: [first_input, second_input], probabilities, .. } = memory;
-        let Scratch { left, narrow: [d_sum, d_out, path, d_context], wide, d_qkv, factors, attention } = scratch;
-        let BlockGradients { outputs, biases, norms } = gradients;
-        let d = room(d, n, hidden);
-        let (d_sum, path) = (room(d_sum, n, hidden), room(path, n, hidden));
-        let mut part = Part { pass, n, left, factors, first: span.tokens.start, d_out: room(d_out, n, hidden) };
+        let (half, n, hidden) = (self.half(place), block.n_tokens(), self.config.hidden_size);
+        let (stride, first) = (padded(hidden), block.span.tokens.start);
         let before = self.config.norms == Norms::Before;
+        let norm = &pass.packed.norms[place.layer][place.half as usize];
+        let LeftBehind { inputs, outputs, biases, norm: sums } = behind;
+        let Scratch { left, narrow: [d_sum, d_out, path, d_context], wide, widened, d_qkv, factors, attention } =
+            scratch;
+        let (d_sum, path) = (room(d_sum, n, hidden), room(path, n, hidden));
+        let d = room(&mut block.hidden, n, hidden);
+        let memory = &mut block.layers[pass.keep.memory_of(place.layer)];
 
-        // The norm behind the feed-forward part.
+        // Up to the sum with the residual, and through the dropout behind the second product.
         if before {
             d_sum[..n * stride].copy_from_slice(&d[..n * stride]);
         } else {
-            norm_backward(&packed.norms[1], second_input, d, d_sum, hidden, n, &mut norms[1]);
+            let input = &memory.norm_inputs[place.half as usize];
+            norm_backward(norm, input, d, d_sum, hidden, n, sums);
         }
-        // Feed-forward: through dropout and both products.
-        part.end(&layer.matrices[3], d_sum, hidden, &layer_pass.dropout[1], &mut outputs[3], &mut biases[3]);
-        let wide = room(wide, n, inner);
-        part.product(&packed.matrices[3], wide, inner, Write::Replace);
-        for (d, slopes) in wide.chunks_exact_mut(padded(inner)).zip(slopes.chunks_exact(padded(inner))).take(n) {
-            rows::multiply(&mut d[..inner], &slopes[..inner]);
+        let mut part = Part { pass, n, left, factors, first, d_out: room(d_out, n, hidden) };
+        let dropout = &pass.layers[place.layer].dropout[place.half as usize];
+        part.end(&half.matrices[1], d_sum, hidden, dropout, &mut outputs[1], &mut biases[1]);
+
+        // Through what the half computes, to the output of its first product.
+        match place.half {
+            Half::FeedForward => {
+                let inner = self.config.intermediate_size;
+                let wide = room(wide, n, inner);
+                part.product(&weights.matrices[1], wide, inner, Write::Replace);
+                // The activation is made once more, for its slopes and as the input of the second product.
+                let activated = memory.inner.take(widened, n, inner, pass.rounds());
+                let slopes = sized(part.factors, inner);
+                let (activation, bias) = (self.config.activation, &weights.matrices[0].bias);
+                let strips = wide.chunks_exact_mut(padded(inner)).zip(activated.chunks_exact_mut(padded(inner)));
+                for (d, activated) in strips.take(n) {
+                    rows::activate(activation, &mut activated[..inner], bias, slopes);
+                    rows::multiply(&mut d[..inner], slopes);
+                }
+                pass.kernels.pack(half.matrices[1].input_pack(), strip(activated, inner, n), &mut inputs[1]);
+                part.gradient(&half.matrices[0], wide, inner, &mut outputs[0], &mut biases[0]);
+            }
+            Half::Attention => {
+                let width = half.matrices[0].width();
+                let (d_context, d_qkv) = (room(d_context, n, hidden), room(d_qkv, n, width));
+                part.product(&weights.matrices[1], d_context, hidden, Write::Replace);
+                let qkv = memory.qkv.read(widened, n, width, pass.rounds());
+                let mut kept = &memory.probabilities[..];
+                self.heads(pass, &pass.layers[place.layer], &block.span, qkv, |head| {
+                    let (own, others) = kept.split_at(head.n_kept());
+                    head.backward(d_context, stride, own, d_qkv, attention);
+                    kept = others;
+                });
+                std::mem::swap(&mut memory.context, &mut inputs[1]);
+                part.gradient(&half.matrices[0], d_qkv, width, &mut outputs[0], &mut biases[0]);
+            }
         }
-        part.gradient(&layer.matrices[2], wide, inner, &mut outputs[2], &mut biases[2]);
+
+        // To the half's input, beside the residual.
+        let normed_input = &memory.norm_inputs[place.half as usize];
         if before {
-            part.product(&packed.matrices[2], path, hidden, Write::Replace);
-            norm_backward(&packed.norms[1], second_input, path, d, hidden, n, &mut norms[1]);
+            part.product(&weights.matrices[0], path, hidden, Write::Replace);
+            norm_backward(norm, normed_input, path, d, hidden, n, sums);
             add_rows(d, d_sum, hidden, n);
-            d_sum[..n * stride].copy_from_slice(&d[..n * stride]);
         } else {
-            part.product(&packed.matrices[2], d_sum, hidden, Write::Add);
-            norm_backward(&packed.norms[0], first_input, d_sum, d, hidden, n, &mut norms[0]);
-            d_sum[..n * stride].copy_from_slice(&d[..n * stride]);
-        }
-        // Attention: `d_sum` is the gradient of what follows it, and of the residual beside it.
-        part.end(&layer.matrices[1], d_sum, hidden, &layer_pass.dropout[0], &mut outputs[1], &mut biases[1]);
-        let d_context = room(d_context, n, hidden);
-        part.product(&packed.matrices[1], d_context, hidden, Write::Replace);
-        let width = layer.matrices[0].width();
-        let d_qkv = room(d_qkv, n, width);
-        let mut kept = &probabilities[..];
-        self.heads(pass, layer_pass, span, qkv, |head| {
-            let (own, others) = kept.split_at(head.n_kept());
-            head.backward(d_context, stride, own, d_qkv, attention);
-            kept = others;
-        });
-        part.gradient(&layer.matrices[0], d_qkv, width, &mut outputs[0], &mut biases[0]);
-        if before {
-            part.product(&packed.matrices[0], path, hidden, Write::Replace);
-            norm_backward(&packed.norms[0], first_input, path, d, hidden, n, &mut norms[0]);
-            add_rows(d, d_sum, hidden, n);
-        } else {
-            part.product(&packed.matrices[0], d_sum, hidden, Write::Add);
+            part.product(&weights.matrices[0], d_sum, hidden, Write::Add);
             d[..n * stride].copy_from_slice(&d_sum[..n * stride]);
         }
+        let input = self.input_again(pass, place, &block.layers, &block.starts, path, n);
+        pass.kernels.pack(half.matrices[0].input_pack(), strip(input, hidden, n), &mut inputs[0]);
     }
 
-    /// The gradients of a layer's weights, from what its blocks have left.
-    fn layer_gradients(&self, pass: &Pass, number: usize, finished: &[Finished]) -> Vec<(String, Gradient)> {
-        let layer = &self.layers[number];
-        let matrices: Vec<_> = layer
-            .matrices
-            .iter()
-            .enumerate()
-            .map(|(which, matrix)| {
-                let operands = finished.iter().map(|one| [&one.inputs[which], &one.gradients.outputs[which]]).collect();
-                let biases = finished.iter().map(|one| &one.gradients.biases[which][..]).collect();
-                (matrix, operands, biases)
-            })
-            .collect();
-        let mut all = weight_gradients(pass.kernels, &self.pool, &matrices);
-        for (which, norm) in layer.norms.iter().enumerate() {
-            all.extend(norm_gradients(norm, finished.iter().map(|one| &one.gradients.norms[which][..])));
-        }
+    /// What a half's first product read: the output of a norm, made once more, or the layer's input where that was kept.
+    fn input_again<'a>(
+        &self,
+        pass: &Pass,
+        place: Place,
+        layers: &[LayerMemory],
+        starts: &'a [Vec<f32>],
+        normed: &'a mut [f32],
+        n: usize,
+    ) -> &'a [f32] {
+        let from = match (self.config.norms, place.half) {
+            (Norms::Before, _) => place,
+            (Norms::After, Half::FeedForward) => Place { half: Half::Attention, ..place },
+            (Norms::After, Half::Attention) if pass.keep == Keep::Inputs || place.layer == 0 => {
+                return &starts[place.layer];
+            }
+            (Norms::After, Half::Attention) => Place { layer: place.layer - 1, half: Half::FeedForward },
+        };
+        let input = &layers[pass.keep.memory_of(from.layer)].norm_inputs[from.half as usize];
+        norm_rows(&pass.packed.norms[from.layer][from.half as usize], input, normed, self.config.hidden_size, n);
+        normed
+    }
+
+    /// The gradients of a half's parameters, from what the blocks have left.
+    fn half_gradients(&self, pass: &Pass, place: Place, left_behind: &[LeftBehind]) -> Vec<(String, Gradient)> {
+        let half = self.half(place);
+        let matrices = half.matrices.iter().enumerate().map(|(which, matrix)| {
+            let operands = left_behind.iter().map(|one| [&one.inputs[which], &one.outputs[which]]).collect();
+            let biases = left_behind.iter().map(|one| &one.biases[which][..]).collect();
+            (matrix, operands, biases)
+        });
+        let mut all = weight_gradients(pass.kernels, &self.pool, &matrices.collect::<Vec<_>>());
+        all.extend(norm_gradients(&half.norm, left_behind.iter().map(|one| &one.norm[..])));
         all
     }
 }

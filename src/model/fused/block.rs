@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-use crate::kernels::pages;
 use crate::kernels::tiles::Operand;
+use crate::kernels::{pages, rows};
 use crate::model::fused::weights::padded;
 
 /// The fewest and the most tokens that a block aims at.
@@ -38,27 +38,33 @@ pub(super) fn spans(starts: &[usize]) -> Vec<Span> {
     spans
 }
 
-/// What one layer's forward keeps for its backward.
+/// Token rows that are kept for the backward: as f32, or rounded to bf16 where products round what they read anyway.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    wide: Vec<f32>,
+    narrow: Vec<u16>,
+}
+
+/// What a layer's forward keeps for its backward.
 #[derive(Debug, Default)]
 pub(super) struct LayerMemory {
-    /// The inputs of the four products, packed for the weights' gradients: (query, key, value), attention's output, and
-    /// the two of the feed-forward part.
-    pub(super) inputs: [Operand; 4],
     /// Queries, keys and values, `(tokens, 3 * padded(hidden))`.
-    pub(super) qkv: Vec<f32>,
-    /// The slopes of the activation, `(tokens, padded(intermediate))`.
-    pub(super) slopes: Vec<f32>,
-    /// The inputs of both layer norms, `(tokens, padded(hidden))`.
-    pub(super) norm_inputs: [Vec<f32>; 2],
+    pub(super) qkv: Kept,
     /// The attention probabilities of short rows, head by head.
     pub(super) probabilities: Vec<f32>,
+    /// The input of attention's output, packed for its weight's gradient.
+    pub(super) context: Operand,
+    /// What the activation is made of, without the bias: `(tokens, padded(intermediate))`.
+    pub(super) inner: Kept,
+    /// The inputs of both halves' norms, `(tokens, padded(hidden))`.
+    pub(super) norm_inputs: [Vec<f32>; 2],
 }
 
 /// A block's numbers, kept from step to step so that a step does not allocate them again.
 #[derive(Debug, Default)]
 pub(super) struct Block {
     pub(super) span: Span,
-    /// The hidden states between the layers; in the backward, their gradient. `(tokens, padded(hidden))`.
+    /// The hidden states between the halves of layers; in the backward, their gradient. `(tokens, padded(hidden))`.
     pub(super) hidden: Vec<f32>,
     /// The sum of the embeddings, before their norm: `(tokens, padded(embedding))`.
     pub(super) embedded: Vec<f32>,
@@ -66,15 +72,29 @@ pub(super) struct Block {
     pub(super) projected: Operand,
     /// The input of the last norm.
     pub(super) last: Vec<f32>,
-    /// The inputs of the layers, where the layers are computed again in the backward.
+    /// The inputs of layers that the backward cannot make of what else is kept.
     pub(super) starts: Vec<Vec<f32>>,
     pub(super) layers: Vec<LayerMemory>,
-    pub(super) scratch: Scratch,
-    pub(super) gradients: BlockGradients,
-    pub(super) finished: Finished,
+    /// Room for the hidden states of a layer that is computed again.
+    pub(super) again: Vec<f32>,
+    /// What it leaves for the gradients of each half's weights.
+    pub(super) left_behind: [LeftBehind; 2],
 }
 
-/// Room for what does not outlive a layer.
+/// What a block leaves of a half for the gradients of its weights, while it goes on to the next one.
+#[derive(Debug, Default)]
+pub(super) struct LeftBehind {
+    /// The inputs of the two products, packed.
+    pub(super) inputs: [Operand; 2],
+    /// The gradients of their outputs, packed.
+    pub(super) outputs: [Operand; 2],
+    /// The gradients of the two biases.
+    pub(super) biases: [Vec<f64>; 2],
+    /// The gradients of the norm: weight, then bias.
+    pub(super) norm: Vec<f32>,
+}
+
+/// Room for what does not outlive a half: one for each block that is at work.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     /// The left operand of the product at hand.
@@ -83,9 +103,11 @@ pub(super) struct Scratch {
     pub(super) narrow: [Vec<f32>; 4],
     /// `(tokens, padded(intermediate))`.
     pub(super) wide: Vec<f32>,
+    /// What was kept rounded, in f32.
+    pub(super) widened: Vec<f32>,
     /// `(tokens, 3 * padded(hidden))`.
     pub(super) d_qkv: Vec<f32>,
-    /// A row of dropout's factors.
+    /// A row of dropout's factors, or of an activation's slopes.
     pub(super) factors: Vec<f32>,
     pub(super) attention: AttentionScratch,
 }
@@ -105,23 +127,62 @@ pub(super) struct AttentionScratch {
     pub(super) out: [Vec<f32>; 3],
 }
 
-/// What a block adds to the gradients of a layer.
-#[derive(Debug, Default)]
-pub(super) struct BlockGradients {
-    /// The gradients of the four products' outputs, packed.
-    pub(super) outputs: [Operand; 4],
-    /// Of the four biases.
-    pub(super) biases: [Vec<f64>; 4],
-    /// Of both norms: weight, then bias.
-    pub(super) norms: [Vec<f32>; 2],
-}
+impl Kept {
+    /// Where the rows are computed: their own room, or `scratch` where they are kept rounded or not at all.
+    pub(super) fn room<'a>(
+        &'a mut self,
+        scratch: &'a mut Vec<f32>,
+        n: usize,
+        width: usize,
+        elsewhere: bool,
+    ) -> &'a mut [f32] {
+        room(if elsewhere { scratch } else { &mut self.wide }, n, width)
+    }
 
-/// What a block leaves of a layer for the gradients of its weights, while it goes on to the next one.
-#[derive(Debug, Default)]
-pub(super) struct Finished {
-    /// The inputs of the four products.
-    pub(super) inputs: [Operand; 4],
-    pub(super) gradients: BlockGradients,
+    /// Its own room.
+    pub(super) fn own_room(&mut self, n: usize, width: usize) -> &mut [f32] {
+        room(&mut self.wide, n, width)
+    }
+
+    /// Keeps what was computed in `scratch`, rounded; nothing where it was computed in its own room.
+    pub(super) fn keep(&mut self, scratch: &[f32], n: usize, width: usize, rounds: bool) {
+        if rounds {
+            let stride = padded(width);
+            for (row, kept) in scratch.chunks_exact(stride).zip(self.rounded_rows(n, width)) {
+                rows::round(row, kept);
+            }
+        }
+    }
+
+    /// Room for `n` rounded rows, filled up.
+    pub(super) fn rounded_rows(&mut self, n: usize, width: usize) -> impl Iterator<Item = &mut [u16]> {
+        let all = n * padded(width);
+        if self.narrow.len() < all {
+            self.narrow.resize(all, 0);
+        }
+        self.narrow[..all].chunks_exact_mut(padded(width))
+    }
+
+    /// The rows as they were kept, to be changed: whoever takes them has them for the last time.
+    pub(super) fn take<'a>(
+        &'a mut self,
+        scratch: &'a mut Vec<f32>,
+        n: usize,
+        width: usize,
+        rounds: bool,
+    ) -> &'a mut [f32] {
+        if !rounds {
+            return &mut self.wide;
+        }
+        let (wide, all) = (room(scratch, n, width), n * padded(width));
+        rows::widen(&self.narrow[..all], &mut wide[..all]);
+        wide
+    }
+
+    /// The rows as they were kept.
+    pub(super) fn read<'a>(&'a mut self, scratch: &'a mut Vec<f32>, n: usize, width: usize, rounds: bool) -> &'a [f32] {
+        self.take(scratch, n, width, rounds)
+    }
 }
 
 impl Block {

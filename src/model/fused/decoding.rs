@@ -11,11 +11,13 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::kernels::rows;
 use crate::kernels::tiles::Kernels;
-use crate::model::fused::block::{Block, sized};
-use crate::model::fused::forward::{Attention, Dropout, Inputs, Keep, LayerPass, Pass};
+use crate::model::fused::Fused;
+use crate::model::fused::block::{Block, Scratch, sized};
+use crate::model::fused::forward::Attention;
 use crate::model::fused::operation::FEW_ROWS;
+use crate::model::fused::packed::{Packed, PackedLayer};
+use crate::model::fused::pass::{Dropout, Inputs, Keep, LayerPass, Pass};
 use crate::model::fused::weights::padded;
-use crate::model::fused::{Fused, Packed};
 
 /// An encoder's weights as they were at one moment, for generating text.
 #[derive(Debug)]
@@ -102,7 +104,10 @@ impl Decoding {
                 (rows_left, last_left) = (others, others_last);
                 pieces.push((block, own, own_last));
             }
-            pieces.into_par_iter().with_max_len(1).for_each(|(block, own, last)| self.block(&pass, block, own, last));
+            let layers = pass.packed.layers.as_deref().unwrap_or_default();
+            pieces.into_par_iter().with_max_len(1).for_each(|(block, own, last)| {
+                self.fused.with_scratch(|scratch| self.block(&pass, layers, block, scratch, own, last));
+            });
             Ok(())
         };
         if pass.has_few_rows {
@@ -119,12 +124,19 @@ impl Decoding {
     }
 
     /// All layers of a block, and the last norm of its rows' last tokens.
-    fn block(&self, pass: &Pass, block: &mut Block, all: &mut [NewTokens<'_>], last: &mut [f32]) {
+    fn block(
+        &self,
+        pass: &Pass,
+        layers: &[PackedLayer],
+        block: &mut Block,
+        scratch: &mut Scratch,
+        all: &mut [NewTokens<'_>],
+        last: &mut [f32],
+    ) {
         let (hidden, stride) = (self.fused.config.hidden_size, padded(self.fused.config.hidden_size));
-        for number in 0..self.scales.len() {
+        for (number, [attention, feed_forward]) in layers.iter().enumerate() {
             let span = block.span.clone();
-            self.fused.layer(pass, number, block, |attention| {
-                let Attention { qkv, context, .. } = attention;
+            self.fused.attention(pass, number, attention, block, scratch, |Attention { qkv, context, .. }| {
                 self.remember(number, qkv, all);
                 if all.iter().all(|row| row.seen.length == 0) {
                     self.fused.heads_side_by_side(pass, &pass.layers[number], &span, qkv, context);
@@ -132,6 +144,7 @@ impl Decoding {
                     self.look_back(number, qkv, context, all);
                 }
             });
+            self.fused.feed_forward(pass, number, feed_forward, block, scratch);
         }
         let mut end = 0;
         for (row, out) in all.iter().zip(last.chunks_exact_mut(hidden)) {

@@ -6,14 +6,15 @@ use rayon::prelude::*;
 
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::kernels::tiles::{Operand, Pack, Write};
+use crate::kernels::tiles::{Pack, Write};
 use crate::kernels::with_values;
 use crate::kernels::{profile, rows};
 use crate::model::fused::Fused;
 use crate::model::fused::backward::add_biases;
-use crate::model::fused::block::{Block, room};
-use crate::model::fused::forward::{Dropout, Inputs, Keep, Pass, strip};
+use crate::model::fused::block::{Block, Scratch, room};
+use crate::model::fused::forward::strip;
 use crate::model::fused::gradients::{norm_gradients, weight_gradients};
+use crate::model::fused::pass::{Dropout, Inputs, Keep, Pass};
 use crate::model::fused::weights::padded;
 use crate::model::gradient::{Buffer, Gradient};
 use crate::model::parameters::Parameter;
@@ -25,23 +26,26 @@ impl Fused {
         let types = self.token_type.as_ref().map_or(no_types, |table| table.weight.value());
         let tables = [self.word.weight.value(), self.position.weight.value(), types];
         with_values(tables, |[words, positions, types]| {
-            blocks
-                .par_iter_mut()
-                .with_max_len(1)
-                .for_each(|block| self.embed_block(pass, block, [words, positions, types]));
+            self.each_block(blocks, |block, scratch| self.embed_block(pass, block, scratch, [words, positions, types]));
         })?;
         Ok(())
     }
 
-    fn embed_block(&self, pass: &Pass, block: &mut Block, [words, positions, types]: [&[f32]; 3]) {
+    fn embed_block(
+        &self,
+        pass: &Pass,
+        block: &mut Block,
+        scratch: &mut Scratch,
+        [words, positions, types]: [&[f32]; 3],
+    ) {
         let _part = profile::begin(profile::Part::Embeddings);
         let width = self.config.embedding_size;
         let (n, first, stride) = (block.n_tokens(), block.span.tokens.start, padded(width));
         let inputs = &pass.inputs;
         let entry = |id: u32| id as usize * width..(id as usize + 1) * width;
-        let mut embedded = std::mem::take(&mut block.embedded);
-        let mut normed = std::mem::take(&mut block.scratch.narrow[0]);
-        let sums = room(&mut embedded, n, width);
+        let Block { hidden, embedded, projected, .. } = block;
+        let Scratch { left, narrow: [normed, ..], factors, .. } = scratch;
+        let sums = room(embedded, n, width);
         for (place, sum) in sums.chunks_exact_mut(stride).take(n).enumerate() {
             let (token, sum) = (first + place, &mut sum[..width]);
             sum.copy_from_slice(&words[entry(inputs.ids[token])]);
@@ -53,31 +57,28 @@ impl Fused {
             }
             rows::add(sum, &positions[entry(inputs.positions[token])]);
         }
-        let target = if self.projection.is_some() { &mut normed } else { &mut block.hidden };
-        let target = room(target, n, width);
+        let target = room(if self.projection.is_some() { normed } else { &mut *hidden }, n, width);
         for (place, (sum, out)) in sums.chunks_exact(stride).zip(target.chunks_exact_mut(stride)).take(n).enumerate() {
             let (sum, out) = (&sum[..width], &mut out[..width]);
             match &pass.packed.norm {
                 Some(norm) => rows::layer_norm(sum, &norm.weight, &norm.bias, norm.eps, out),
                 None => out.copy_from_slice(sum),
             }
-            pass.embedding_dropout.apply(first + place, out, &mut block.scratch.factors);
+            pass.embedding_dropout.apply(first + place, out, factors);
         }
         if let (Some(matrix), Some(packed)) = (&self.projection, &pass.packed.projection) {
             let source = strip(target, width, n);
-            pass.kernels.pack(Pack::A, source, &mut block.scratch.left);
+            pass.kernels.pack(Pack::A, source, left);
             if pass.keep != Keep::Nothing {
-                pass.kernels.pack(matrix.input_pack(), source, &mut block.projected);
+                pass.kernels.pack(matrix.input_pack(), source, projected);
             }
             let stride = padded(self.config.hidden_size);
-            let hidden = room(&mut block.hidden, n, stride);
-            pass.kernels.product(block.scratch.left.tiles(), packed.forward.tiles(), n, hidden, stride, Write::Replace);
+            let hidden = room(hidden, n, stride);
+            pass.kernels.product(left.tiles(), packed.forward.tiles(), n, hidden, stride, Write::Replace);
             for row in hidden.chunks_exact_mut(stride).take(n) {
                 rows::add(&mut row[..self.config.hidden_size], &packed.bias);
             }
         }
-        block.embedded = embedded;
-        block.scratch.narrow[0] = normed;
     }
 
     /// The gradients of everything below the layers, from those of the hidden states that the blocks hold.
@@ -85,28 +86,28 @@ impl Fused {
         let mut all = Vec::new();
         let (width, hidden) = (self.config.embedding_size, self.config.hidden_size);
         if let (Some(matrix), Some(packed)) = (&self.projection, &pass.packed.projection) {
-            blocks.par_iter_mut().with_max_len(1).for_each(|block| {
+            self.each_block(blocks, |block, scratch| {
                 let n = block.n_tokens();
-                let source = strip(&block.hidden, hidden, n);
-                add_biases(source, &mut block.gradients.biases[0]);
-                pass.kernels.pack(Pack::A, source, &mut block.scratch.left);
-                pass.kernels.pack(matrix.gradient_pack(), source, &mut block.gradients.outputs[0]);
-                let (left, narrow) = (&block.scratch.left, &mut block.scratch.narrow[0]);
-                let out = room(narrow, n, width);
-                pass.kernels.product(left.tiles(), packed.backward.tiles(), n, out, padded(width), Write::Replace);
-                std::mem::swap(&mut block.hidden, &mut block.scratch.narrow[0]);
+                let Block { hidden: d, left_behind: [_, behind], .. } = block;
+                let Scratch { left, narrow: [out, ..], .. } = scratch;
+                let source = strip(d, hidden, n);
+                add_biases(source, &mut behind.biases[0]);
+                pass.kernels.pack(Pack::A, source, left);
+                pass.kernels.pack(matrix.gradient_pack(), source, &mut behind.outputs[0]);
+                let (out, length) = (room(out, n, width), padded(width));
+                pass.kernels.product(left.tiles(), packed.backward.tiles(), n, out, length, Write::Replace);
+                room(d, n, width)[..n * length].copy_from_slice(&out[..n * length]);
             });
-            let operands: Vec<[&Operand; 2]> =
-                blocks.iter().map(|block| [&block.projected, &block.gradients.outputs[0]]).collect();
-            let biases: Vec<&[f64]> = blocks.iter().map(|block| &block.gradients.biases[0][..]).collect();
+            let operands = blocks.iter().map(|block| [&block.projected, &block.left_behind[1].outputs[0]]).collect();
+            let biases = blocks.iter().map(|block| &block.left_behind[1].biases[0][..]).collect();
             all.extend(weight_gradients(pass.kernels, &self.pool, &[(matrix, operands, biases)]));
         }
         let stride = padded(width);
-        blocks.par_iter_mut().with_max_len(1).for_each(|block| {
+        self.each_block(blocks, |block, scratch| {
             let _part = profile::begin(profile::Part::Embeddings);
             let (n, first) = (block.n_tokens(), block.span.tokens.start);
-            let Block { hidden, embedded, scratch, gradients, .. } = block;
-            let sums = &mut gradients.norms[0];
+            let Block { hidden, embedded, left_behind: [_, behind], .. } = block;
+            let sums = &mut behind.norm;
             sums.clear();
             sums.resize(2 * width, 0.0);
             let gradient = room(&mut scratch.narrow[0], n, width);
@@ -121,7 +122,7 @@ impl Fused {
             }
         });
         if let Some(norm) = &self.norm {
-            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.gradients.norms[0][..])));
+            all.extend(norm_gradients(norm, blocks.iter().map(|block| &block.left_behind[1].norm[..])));
         }
         all.extend(self.table_gradients(&pass.inputs, blocks));
         all

@@ -1,265 +1,224 @@
-//! The fused encoder's forward: each block passes through all layers by itself.
-
-use std::sync::Arc;
+//! The fused encoder's forward: half a layer after the other, each block by itself.
+//!
+//! Both halves of a layer are `norm(x + dropout(f(x)))`, or `x + dropout(f(norm(x)))` where norms come before, with attention or the
+//! feed-forward part as f.
 
 use rayon::prelude::*;
 
-use crate::batch::{Batch, Draw};
 use crate::error::Result;
-use crate::kernels::dropout::{Site, TokenNumber};
-use crate::kernels::tiles::{Kernels, Operand, Pack, SIDE, Source, Write};
+use crate::kernels::tiles::{Operand, Pack, SIDE, Source, Write};
 use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
+use crate::model::fused::Fused;
 use crate::model::fused::attention::Head;
-use crate::model::fused::block::{AttentionScratch, Block, LayerMemory, Scratch, Span, room, room_for, sized};
-use crate::model::fused::weights::{Matrix, PackedMatrix, PackedNorm, padded};
-use crate::model::fused::{Fused, Packed};
-use crate::tensor::rng::stream_hash;
-
-/// The ids of a batch's tokens.
-#[derive(Debug)]
-pub(super) struct Inputs {
-    pub(super) ids: Vec<u32>,
-    pub(super) types: Vec<u32>,
-    pub(super) positions: Vec<u32>,
-    pub(super) types_are_tokens: bool,
-}
-
-/// One site's dropout of token rows.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Dropout {
-    site: Option<(Site, Arc<[TokenNumber]>)>,
-}
-
-/// What one forward, and its backward, need beside the blocks.
-#[derive(Debug)]
-pub(super) struct Pass {
-    pub(super) kernels: &'static Kernels,
-    pub(super) packed: Arc<Packed>,
-    pub(super) inputs: Inputs,
-    /// Where rows start in the batch, and how many of their tokens are keys.
-    pub(super) starts: Vec<usize>,
-    pub(super) key_lengths: Vec<usize>,
-    /// What the backward will find.
-    pub(super) keep: Keep,
-    /// Whether the batch is one block of so few tokens that the threads share its products, instead of blocks.
-    pub(super) has_few_rows: bool,
-    pub(super) embedding_dropout: Dropout,
-    pub(super) layers: Vec<LayerPass>,
-}
-
-/// What a forward keeps for the backward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    /// Nothing: there is none.
-    Nothing,
-    /// The inputs of the layers, which are computed again.
-    Inputs,
-    /// What each layer needs.
-    Everything,
-}
-
-/// What is particular to one layer of a pass.
-#[derive(Debug)]
-pub(super) struct LayerPass {
-    pub(super) scale: f32,
-    /// The heads' sites, with the tokens' numbers.
-    pub(super) attention_dropout: Option<(Vec<Site>, Arc<[TokenNumber]>)>,
-    /// Behind attention's output, and behind the feed-forward part.
-    pub(super) dropout: [Dropout; 2],
-}
-
-impl Dropout {
-    pub(super) fn new(draw: Option<Draw>, p: f64, name: &str, numbers: &Arc<[TokenNumber]>) -> Self {
-        let site = draw.filter(|_| p > 0.0).map(|draw| Site::new(draw.seed, draw.step, stream_hash(name), p));
-        Dropout { site: site.map(|site| (site, numbers.clone())) }
-    }
-
-    /// The factors of a token's row; `None` where nothing is dropped.
-    pub(super) fn factors<'a>(&self, token: usize, width: usize, factors: &'a mut Vec<f32>) -> Option<&'a [f32]> {
-        let (site, numbers) = self.site.as_ref()?;
-        let factors = sized(factors, width);
-        site.factors(numbers[token], factors);
-        Some(factors)
-    }
-}
-
-impl LayerPass {
-    pub(super) fn new(
-        number: usize,
-        scale: f32,
-        config: &crate::model::family::EncoderConfig,
-        batch: &Batch,
-        numbers: &Arc<[TokenNumber]>,
-    ) -> Self {
-        let site = |name: &str, p| Dropout::new(batch.draw, p, &format!("layer.{number}.{name}"), numbers);
-        let attention = batch.draw.filter(|_| config.attention_dropout > 0.0).map(|draw| {
-            let head = |head: usize| {
-                let name = stream_hash(&format!("layer.{number}.attention.{head}"));
-                Site::new(draw.seed, draw.step, name, config.attention_dropout)
-            };
-            ((0..config.n_heads).map(head).collect(), numbers.clone())
-        });
-        LayerPass {
-            scale,
-            attention_dropout: attention,
-            dropout: [site("attention.output", config.hidden_dropout), site("output", config.hidden_dropout)],
-        }
-    }
-}
+use crate::model::fused::block::{AttentionScratch, Block, LayerMemory, Scratch, Span, room, sized};
+use crate::model::fused::packed::{Half, PackedHalf, Place};
+use crate::model::fused::pass::{Dropout, Keep, LayerPass, Pass};
+use crate::model::fused::weights::{Directions, PackedMatrix, PackedNorm, padded};
 
 impl Fused {
     /// The last hidden states of a batch, `(tokens, hidden)`.
     pub(super) fn forward(&self, pass: &Pass, blocks: &mut [Block]) -> Result<Vec<f32>> {
         self.embed(pass, blocks)?;
+        if let Some(layers) = &pass.packed.layers {
+            self.each_block(blocks, |block, scratch| {
+                for (layer, halves) in layers.iter().enumerate() {
+                    for half in Half::BOTH {
+                        self.half_forward(pass, Place { layer, half }, &halves[half as usize], block, scratch);
+                    }
+                }
+            });
+        } else {
+            self.in_turn(pass.kernels, Directions::Forward, &self.places(0), |place, weights| {
+                self.each_block(blocks, |block, scratch| {
+                    self.keep_start(pass, place, block);
+                    self.half_forward(pass, place, weights, block, scratch);
+                });
+                Ok(())
+            })?;
+        }
         let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
         let mut out = vec![0.0; pass.inputs.ids.len() * hidden];
         let mut rest = &mut out[..];
         let mut pieces = Vec::with_capacity(blocks.len());
-        for block in blocks.iter() {
+        for block in blocks.iter_mut() {
             let (piece, others) = rest.split_at_mut(block.n_tokens() * hidden);
-            pieces.push(piece);
+            pieces.push((block, piece));
             rest = others;
         }
-        blocks.par_iter_mut().zip(pieces).with_max_len(1).for_each(|(block, out)| {
-            for number in 0..self.layers.len() {
-                if pass.keep == Keep::Inputs {
-                    let n = block.n_tokens() * stride;
-                    block.starts.resize_with(self.layers.len(), Vec::new);
-                    sized(&mut block.starts[number], room_for(block.span.tokens.len(), hidden))[..n]
-                        .copy_from_slice(&block.hidden[..n]);
-                }
-                self.layer_forward(pass, number, block);
-            }
+        pieces.into_par_iter().with_max_len(1).for_each(|(block, out)| {
             let n = block.n_tokens();
-            if let Some(norm) = &pass.packed.final_norm {
-                if pass.keep != Keep::Nothing {
-                    let kept = room(&mut block.last, n, hidden);
-                    kept[..n * stride].copy_from_slice(&block.hidden[..n * stride]);
-                }
-                for (x, out) in block.hidden.chunks_exact(stride).zip(out.chunks_exact_mut(hidden)) {
-                    rows::layer_norm(&x[..hidden], &norm.weight, &norm.bias, norm.eps, out);
-                }
-            } else {
+            let Some(norm) = &pass.packed.final_norm else {
                 for (x, out) in block.hidden.chunks_exact(stride).zip(out.chunks_exact_mut(hidden)) {
                     out.copy_from_slice(&x[..hidden]);
                 }
+                return;
+            };
+            if pass.keep != Keep::Nothing {
+                room(&mut block.last, n, hidden)[..n * stride].copy_from_slice(&block.hidden[..n * stride]);
+            }
+            for (x, out) in block.hidden.chunks_exact(stride).zip(out.chunks_exact_mut(hidden)) {
+                rows::layer_norm(&x[..hidden], &norm.weight, &norm.bias, norm.eps, out);
             }
         });
         Ok(out)
     }
 
-    /// Which of a block's memories a layer uses: one of its own where all is kept.
-    pub(super) fn memory_of(&self, pass: &Pass, number: usize) -> usize {
-        if pass.keep == Keep::Everything { number } else { 0 }
+    /// The halves of the layers from `first` on, in the order of the forward.
+    pub(super) fn places(&self, first: usize) -> Vec<Place> {
+        (first..self.layers.len()).flat_map(|layer| Half::BOTH.map(|half| Place { layer, half })).collect()
+    }
+
+    /// Calls `work` with every block, several at a time, each with room of its own for what does not last.
+    pub(super) fn each_block(&self, blocks: &mut [Block], work: impl Fn(&mut Block, &mut Scratch) + Sync) {
+        blocks.par_iter_mut().with_max_len(1).for_each(|block| self.with_scratch(|scratch| work(block, scratch)));
+    }
+
+    /// Keeps the input of a layer where the backward cannot make it again: of every layer where layers are computed again, and of the
+    /// first where it is what the embeddings give and no norm's output.
+    fn keep_start(&self, pass: &Pass, place: Place, block: &mut Block) {
+        let is_made_again = self.config.norms == Norms::Before || place.layer > 0;
+        if place.half == Half::FeedForward || (pass.keep == Keep::Everything && is_made_again) {
+            return;
+        }
+        let (n, hidden) = (block.n_tokens(), self.config.hidden_size);
+        block.starts.resize_with(self.layers.len(), Vec::new);
+        let start = room(&mut block.starts[place.layer], n, hidden);
+        start[..n * padded(hidden)].copy_from_slice(&block.hidden[..n * padded(hidden)]);
     }
 
     /// A layer's forward once more, for its backward: the block's hidden states, the gradient by now, stay as they are.
-    pub(super) fn layer_again(&self, pass: &Pass, number: usize, block: &mut Block) {
-        let gradient = std::mem::replace(&mut block.hidden, std::mem::take(&mut block.starts[number]));
-        self.layer_forward(pass, number, block);
-        block.starts[number] = std::mem::replace(&mut block.hidden, gradient);
-    }
-
-    fn layer_forward(&self, pass: &Pass, number: usize, block: &mut Block) {
-        let layer = &pass.layers[number];
-        let (span, stride) = (block.span.clone(), padded(self.config.hidden_size));
-        self.layer(pass, number, block, |Attention { qkv, context, probabilities, scratch }| {
-            if pass.has_few_rows && pass.keep == Keep::Nothing {
-                return self.heads_side_by_side(pass, layer, &span, qkv, context);
-            }
-            let mut kept = match pass.keep {
-                Keep::Nothing => &mut [][..],
-                _ => sized(probabilities, self.n_kept(pass, layer, &span, qkv)),
-            };
-            self.heads(pass, layer, &span, qkv, |head| {
-                let n_kept = head.n_kept().min(kept.len());
-                let (own, others) = std::mem::take(&mut kept).split_at_mut(n_kept);
-                let (column, size) = (head.column, head.size);
-                head.forward(
-                    |place, out| context[place * stride + column..][..size].copy_from_slice(out),
-                    own,
-                    scratch,
-                );
-                kept = others;
-            });
-        });
-    }
-
-    /// One layer, whose attention `attend` computes.
-    pub(super) fn layer(&self, pass: &Pass, number: usize, block: &mut Block, attend: impl FnOnce(Attention<'_>)) {
-        let _part = profile::begin(profile::Part::Rows);
-        let (layer, packed, layer_pass) = (&self.layers[number], &pass.packed.layers[number], &pass.layers[number]);
-        let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
-        let n = block.n_tokens();
-        let Block { span, hidden: x, layers, scratch, .. } = block;
-        let memory = &mut layers[self.memory_of(pass, number)];
-        let x = room(x, n, hidden);
-        let LayerMemory { inputs, qkv, slopes, norm_inputs, probabilities } = memory;
-        let [qkv_input, output_input, wide_input, narrow_input] = inputs;
-        let Scratch { left, narrow: [normed, context, mixed, middle], wide, factors, attention, .. } = scratch;
-        let keep = |matrix: &Matrix, source: Source<'_>, operand: &mut Operand| {
-            if pass.keep != Keep::Nothing {
-                pass.kernels.pack(matrix.input_pack(), source, operand);
-            }
-        };
-        let norms_before = self.config.norms == Norms::Before;
-        let [first_input, second_input] = norm_inputs;
-
-        // Attention.
-        let normed = room(normed, n, hidden);
-        if norms_before {
-            room(first_input, n, hidden)[..n * stride].copy_from_slice(&x[..n * stride]);
-            norm_rows(&packed.norms[0], x, normed, hidden, n);
+    pub(super) fn layer_again(
+        &self,
+        pass: &Pass,
+        layer: usize,
+        weights: &[PackedHalf; 2],
+        block: &mut Block,
+        scratch: &mut Scratch,
+    ) {
+        let (n, hidden) = (block.n_tokens(), self.config.hidden_size);
+        let gradient = std::mem::replace(&mut block.hidden, std::mem::take(&mut block.again));
+        let (all, x) = (n * padded(hidden), room(&mut block.hidden, n, hidden));
+        x[..all].copy_from_slice(&block.starts[layer][..all]);
+        for half in Half::BOTH {
+            self.half_forward(pass, Place { layer, half }, &weights[half as usize], block, scratch);
         }
-        let source = strip(if norms_before { normed } else { x }, hidden, n);
-        keep(&layer.matrices[0], source, qkv_input);
-        let width = layer.matrices[0].width();
-        let qkv = room(qkv, n, width);
-        let bias = &packed.matrices[0].bias;
-        multiply(pass, source, &packed.matrices[0], left, qkv, |first, row| rows::add(row, &bias[first..]));
+        block.again = std::mem::replace(&mut block.hidden, gradient);
+    }
+
+    fn half_forward(&self, pass: &Pass, place: Place, weights: &PackedHalf, block: &mut Block, scratch: &mut Scratch) {
+        let (layer, span, stride) = (&pass.layers[place.layer], block.span.clone(), padded(self.config.hidden_size));
+        if place.half == Half::FeedForward {
+            return self.feed_forward(pass, place.layer, weights, block, scratch);
+        }
+        self.attention(
+            pass,
+            place.layer,
+            weights,
+            block,
+            scratch,
+            |Attention { qkv, context, probabilities, scratch }| {
+                if pass.has_few_rows && pass.keep == Keep::Nothing {
+                    return self.heads_side_by_side(pass, layer, &span, qkv, context);
+                }
+                let mut kept = match pass.keep {
+                    Keep::Nothing => &mut [][..],
+                    _ => sized(probabilities, self.n_kept(pass, layer, &span, qkv)),
+                };
+                self.heads(pass, layer, &span, qkv, |head| {
+                    let n_kept = head.n_kept().min(kept.len());
+                    let (own, others) = std::mem::take(&mut kept).split_at_mut(n_kept);
+                    let (column, size) = (head.column, head.size);
+                    head.forward(
+                        |place, out| context[place * stride + column..][..size].copy_from_slice(out),
+                        own,
+                        scratch,
+                    );
+                    kept = others;
+                });
+            },
+        );
+    }
+
+    /// The first half of a layer, whose attention `attend` computes.
+    pub(super) fn attention(
+        &self,
+        pass: &Pass,
+        layer: usize,
+        weights: &PackedHalf,
+        block: &mut Block,
+        scratch: &mut Scratch,
+        attend: impl FnOnce(Attention<'_>),
+    ) {
+        let _part = profile::begin(profile::Part::Rows);
+        let place = Place { layer, half: Half::Attention };
+        let (half, n, hidden) = (self.half(place), block.n_tokens(), self.config.hidden_size);
+        let LayerMemory { qkv: kept, probabilities, context: kept_context, norm_inputs: [norm_input, _], .. } =
+            &mut block.layers[pass.keep.memory_of(layer)];
+        let Scratch { left, narrow: [normed, context, mixed, _], d_qkv, factors, attention, .. } = scratch;
+        let mut ends = Ends { pass, place, first: block.span.tokens.start, n, hidden, factors };
+        let x = room(&mut block.hidden, n, hidden);
+
+        let source = ends.begin(self.config.norms, x, norm_input, normed);
+        let (width, bias) = (half.matrices[0].width(), &weights.matrices[0].bias);
+        let rounds = pass.rounds() || pass.keep == Keep::Nothing;
+        let qkv = kept.room(d_qkv, n, width, rounds);
+        multiply(pass, source, &weights.matrices[0], left, qkv, |first, row| rows::add(row, &bias[first..]));
         let context = room(context, n, hidden);
         attend(Attention { qkv, context, probabilities, scratch: attention });
-        let source = strip(context, hidden, n);
-        keep(&layer.matrices[1], source, output_input);
+        if pass.keep != Keep::Nothing {
+            kept.keep(d_qkv, n, width, rounds);
+            pass.kernels.pack(half.matrices[1].input_pack(), strip(context, hidden, n), kept_context);
+        }
         let mixed = room(mixed, n, hidden);
-        multiply(pass, source, &packed.matrices[1], left, mixed, |_, _| {});
+        multiply(pass, strip(context, hidden, n), &weights.matrices[1], left, mixed, |_, _| {});
+        ends.end(self.config.norms, mixed, &weights.matrices[1].bias, x, norm_input);
+    }
 
-        // The residual, and the norm behind or before it.
-        let middle = room(middle, n, hidden);
-        let sum = room(if norms_before { second_input } else { first_input }, n, hidden);
-        let ends = Ends { dropout: &layer_pass.dropout[0], bias: &packed.matrices[1].bias, first: span.tokens.start };
-        ends.add(mixed, x, sum, hidden, n, factors);
-        norm_rows(&packed.norms[usize::from(norms_before)], sum, middle, hidden, n);
+    /// The second half of a layer.
+    pub(super) fn feed_forward(
+        &self,
+        pass: &Pass,
+        layer: usize,
+        weights: &PackedHalf,
+        block: &mut Block,
+        scratch: &mut Scratch,
+    ) {
+        let _part = profile::begin(profile::Part::Rows);
+        let place = Place { layer, half: Half::FeedForward };
+        let (n, hidden) = (block.n_tokens(), self.config.hidden_size);
+        let LayerMemory { inner: kept, norm_inputs: [_, norm_input], .. } =
+            &mut block.layers[pass.keep.memory_of(layer)];
+        let Scratch { left, narrow: [normed, mixed, ..], wide, factors, .. } = scratch;
+        let mut ends = Ends { pass, place, first: block.span.tokens.start, n, hidden, factors };
+        let x = room(&mut block.hidden, n, hidden);
 
-        // Feed-forward.
-        let source = strip(middle, hidden, n);
-        keep(&layer.matrices[2], source, wide_input);
+        let source = ends.begin(self.config.norms, x, norm_input, normed);
+        let (activation, bias) = (self.config.activation, &weights.matrices[0].bias);
         let inner = self.config.intermediate_size;
-        let wide = room(wide, n, inner);
-        let (activation, bias) = (self.config.activation, &packed.matrices[2].bias);
+        let stride = padded(inner);
         if pass.keep == Keep::Nothing {
             let finish = |first: usize, row: &mut [f32]| rows::activate_alone(activation, row, &bias[first..]);
-            multiply(pass, source, &packed.matrices[2], left, wide, finish);
+            multiply(pass, source, &weights.matrices[0], left, room(wide, n, inner), finish);
+        } else if pass.rounds() {
+            let wide = room(wide, n, inner);
+            multiply(pass, source, &weights.matrices[0], left, wide, |_, _| {});
+            for (row, kept) in wide.chunks_exact_mut(stride).zip(kept.rounded_rows(n, inner)) {
+                rows::round(row, kept);
+                rows::activate_alone(activation, &mut row[..inner], bias);
+            }
         } else {
-            multiply(pass, source, &packed.matrices[2], left, wide, |_, _| {});
-            let (slopes, stride) = (room(slopes, n, inner), padded(inner));
-            for (row, slopes) in wide.chunks_exact_mut(stride).zip(slopes.chunks_exact_mut(stride)).take(n) {
-                rows::activate(activation, &mut row[..inner], bias, &mut slopes[..inner]);
+            let sums = kept.own_room(n, inner);
+            multiply(pass, source, &weights.matrices[0], left, sums, |_, _| {});
+            let wide = room(wide, n, inner);
+            for (row, sums) in wide.chunks_exact_mut(stride).zip(sums.chunks_exact(stride)).take(n) {
+                row[..inner].copy_from_slice(&sums[..inner]);
+                rows::activate_alone(activation, &mut row[..inner], bias);
             }
         }
-        let source = strip(wide, inner, n);
-        keep(&layer.matrices[3], source, narrow_input);
-        multiply(pass, source, &packed.matrices[3], left, mixed, |_, _| {});
-        let ends = Ends { dropout: &layer_pass.dropout[1], bias: &packed.matrices[3].bias, first: span.tokens.start };
-        if norms_before {
-            let residual = room(second_input, n, hidden);
-            ends.add(mixed, residual, x, hidden, n, factors);
-        } else {
-            let sum = room(second_input, n, hidden);
-            ends.add(mixed, middle, sum, hidden, n, factors);
-            norm_rows(&packed.norms[1], sum, x, hidden, n);
-        }
+        let mixed = room(mixed, n, hidden);
+        multiply(pass, strip(wide, inner, n), &weights.matrices[1], left, mixed, |_, _| {});
+        ends.end(self.config.norms, mixed, &weights.matrices[1].bias, x, norm_input);
     }
 
     /// The heads of a few rows, shared out over the threads.
@@ -356,7 +315,7 @@ fn multiply(
     }
 }
 
-fn norm_rows(norm: &PackedNorm, x: &[f32], out: &mut [f32], width: usize, n: usize) {
+pub(super) fn norm_rows(norm: &PackedNorm, x: &[f32], out: &mut [f32], width: usize, n: usize) {
     let stride = padded(width);
     for (x, out) in x.chunks_exact(stride).zip(out.chunks_exact_mut(stride)).take(n) {
         rows::layer_norm(&x[..width], &norm.weight, &norm.bias, norm.eps, &mut out[..width]);
@@ -374,24 +333,57 @@ pub(super) struct Attention<'a> {
     pub(super) scratch: &'a mut AttentionScratch,
 }
 
-/// What ends a part of a layer: the bias of its last product, dropout, the residual.
+/// What stands around a half: its norm, dropout and the residual.
 struct Ends<'a> {
-    dropout: &'a Dropout,
-    bias: &'a [f32],
+    pass: &'a Pass,
+    place: Place,
     /// The block's first token in the batch.
     first: usize,
+    n: usize,
+    hidden: usize,
+    factors: &'a mut Vec<f32>,
 }
 
 impl Ends<'_> {
-    /// `out = dropout(x + bias) + residual`.
-    fn add(&self, x: &[f32], residual: &[f32], out: &mut [f32], width: usize, n: usize, factors: &mut Vec<f32>) {
-        let stride = padded(width);
-        let strips = x.chunks_exact(stride).zip(residual.chunks_exact(stride)).zip(out.chunks_exact_mut(stride));
-        for (place, ((x, residual), out)) in strips.take(n).enumerate() {
-            let (x, residual, out) = (&x[..width], &residual[..width], &mut out[..width]);
-            match self.dropout.factors(self.first + place, width, factors) {
-                Some(factors) => rows::residual(x, self.bias, factors, residual, out),
-                None => rows::residual_alone(x, self.bias, residual, out),
+    fn norm(&self) -> &PackedNorm {
+        &self.pass.packed.norms[self.place.layer][self.place.half as usize]
+    }
+
+    /// What the half reads: `x`, or its norm, whose input is kept then.
+    fn begin<'s>(&self, norms: Norms, x: &'s [f32], norm_input: &mut Vec<f32>, normed: &'s mut Vec<f32>) -> Source<'s> {
+        let Ends { n, hidden, .. } = *self;
+        if norms == Norms::After {
+            return strip(x, hidden, n);
+        }
+        let normed = room(normed, n, hidden);
+        room(norm_input, n, hidden)[..n * padded(hidden)].copy_from_slice(&x[..n * padded(hidden)]);
+        norm_rows(self.norm(), x, normed, hidden, n);
+        strip(normed, hidden, n)
+    }
+
+    /// From what the half computed to what the next one reads, in `x`.
+    fn end(&mut self, norms: Norms, mixed: &[f32], bias: &[f32], x: &mut [f32], norm_input: &mut Vec<f32>) {
+        let Ends { n, hidden, .. } = *self;
+        if norms == Norms::Before {
+            self.add(mixed, bias, norm_input, x);
+        } else {
+            let sum = room(norm_input, n, hidden);
+            self.add(mixed, bias, x, sum);
+            norm_rows(self.norm(), sum, x, hidden, n);
+        }
+    }
+
+    /// `out = dropout(mixed + bias) + residual`.
+    fn add(&mut self, mixed: &[f32], bias: &[f32], residual: &[f32], out: &mut [f32]) {
+        let Ends { n, hidden, first, .. } = *self;
+        let dropout: &Dropout = &self.pass.layers[self.place.layer].dropout[self.place.half as usize];
+        let stride = padded(hidden);
+        let strips = mixed.chunks_exact(stride).zip(residual.chunks_exact(stride)).zip(out.chunks_exact_mut(stride));
+        for (place, ((mixed, residual), out)) in strips.take(n).enumerate() {
+            let (mixed, residual, out) = (&mixed[..hidden], &residual[..hidden], &mut out[..hidden]);
+            match dropout.factors(first + place, hidden, self.factors) {
+                Some(factors) => rows::residual(mixed, bias, factors, residual, out),
+                None => rows::residual_alone(mixed, bias, residual, out),
             }
         }
     }

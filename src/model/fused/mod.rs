@@ -13,22 +13,23 @@ mod embeddings;
 mod forward;
 mod gradients;
 mod operation;
+mod packed;
+mod pass;
 mod weights;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::Result;
 use crate::kernels::tiles::{Kernels, Precision, kernels};
 use crate::model::encoder::{Encoder, Layer, Projections};
 use crate::model::family::EncoderConfig;
 use crate::model::gradient::{Buffer, Gradient, Pool};
 use crate::model::layers::{Embedding, LayerNorm};
-use crate::model::parameters::{self, Parameter};
-use block::Block;
+use crate::model::parameters::Parameter;
+use block::{Block, Scratch};
 pub(super) use decoding::{Decoding, NewTokens, Seen};
-use forward::Keep;
 pub(super) use operation::Call;
-use weights::{Directions, Matrix, PackedMatrix, PackedNorm};
+use packed::{Packed, PackedLayer};
+use weights::Matrix;
 
 /// Whether the fused encoder's backward computes each layer's forward again instead of keeping all that it needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,10 @@ pub(super) struct Fused {
     precision: Mutex<Precision>,
     checkpointing: Mutex<Checkpointing>,
     packed: Mutex<Option<Arc<Packed>>>,
+    /// Room for the halves that are packed in their turn.
+    turns: Mutex<Vec<PackedLayer>>,
+    /// Room for what does not last, as much as was in use at one time.
+    scratches: Mutex<Vec<Scratch>>,
     /// Blocks that no forward holds at the moment.
     blocks: Mutex<Vec<Vec<Block>>>,
     /// Gradients of backward passes that nobody has fetched.
@@ -62,30 +67,18 @@ pub(super) struct Fused {
     pool: Arc<Pool>,
 }
 
-/// One layer: query, key and value side by side, attention's output, both feed-forward matrices; norms in their order.
+/// One layer: attention, then the feed-forward part.
 #[derive(Debug)]
 struct FusedLayer {
-    matrices: [Matrix; 4],
-    norms: [LayerNorm; 2],
+    halves: [FusedHalf; 2],
 }
 
-/// All weights packed, as they were at one moment.
+/// Half a layer: query, key and value side by side and attention's output, or both feed-forward matrices; and the norm behind or
+/// before them.
 #[derive(Debug)]
-struct Packed {
-    version: u64,
-    directions: Directions,
-    kernels: &'static Kernels,
-    norm: Option<PackedNorm>,
-    projection: Option<PackedMatrix>,
-    layers: Vec<PackedLayer>,
-    final_norm: Option<PackedNorm>,
-    gathered: Vec<f32>,
-}
-
-#[derive(Debug, Default)]
-struct PackedLayer {
-    matrices: [PackedMatrix; 4],
-    norms: [PackedNorm; 2],
+struct FusedHalf {
+    matrices: [Matrix; 2],
+    norm: LayerNorm,
 }
 
 impl Fused {
@@ -96,13 +89,14 @@ impl Fused {
                 Projections::Apart { query, key, value } => Matrix::side_by_side([query, key, value])?,
                 Projections::Together(linear) => Matrix::of(linear, 3)?,
             };
-            let matrices = [
-                qkv,
-                Matrix::of(&layer.attention_output, 1)?,
-                Matrix::of(&layer.intermediate, 1)?,
-                Matrix::of(&layer.output, 1)?,
-            ];
-            Some(FusedLayer { matrices, norms: [layer.attention_norm.clone(), layer.output_norm.clone()] })
+            let attention = [qkv, Matrix::of(&layer.attention_output, 1)?];
+            let feed_forward = [Matrix::of(&layer.intermediate, 1)?, Matrix::of(&layer.output, 1)?];
+            Some(FusedLayer {
+                halves: [
+                    FusedHalf { matrices: attention, norm: layer.attention_norm.clone() },
+                    FusedHalf { matrices: feed_forward, norm: layer.output_norm.clone() },
+                ],
+            })
         };
         let projection = match &encoder.projection {
             Some(linear) => Some(Matrix::of(linear, 1)?),
@@ -120,6 +114,8 @@ impl Fused {
             precision: Mutex::default(),
             checkpointing: Mutex::default(),
             packed: Mutex::default(),
+            turns: Mutex::default(),
+            scratches: Mutex::default(),
             blocks: Mutex::default(),
             deposit: Mutex::default(),
             pool: Arc::default(),
@@ -176,35 +172,12 @@ impl Fused {
         }
     }
 
-    /// The weights as they are now, packed once for each version of them; those for the way back where there will be one.
-    fn packed(&self, kernels: &'static Kernels, keep: Keep) -> Result<Arc<Packed>> {
-        let directions = if keep == Keep::Nothing { Directions::Forward } else { Directions::Both };
-        let version = parameters::version();
-        let mut slot = lock(&self.packed);
-        if let Some(packed) = &*slot
-            && packed.version == version
-            && (packed.directions == Directions::Both || packed.directions == directions)
-            && std::ptr::eq(packed.kernels, kernels)
-        {
-            return Ok(packed.clone());
-        }
-        // The old buffers are taken over where no forward holds them.
-        let old = slot.take().and_then(|packed| Arc::try_unwrap(packed).ok());
-        let mut packed = old.filter(|old| std::ptr::eq(old.kernels, kernels)).unwrap_or_else(|| Packed {
-            version,
-            directions,
-            kernels,
-            norm: self.norm.as_ref().map(|_| PackedNorm::default()),
-            projection: self.projection.as_ref().map(|_| PackedMatrix::default()),
-            layers: self.layers.iter().map(|_| PackedLayer::default()).collect(),
-            final_norm: self.final_norm.as_ref().map(|_| PackedNorm::default()),
-            gathered: Vec::new(),
-        });
-        (packed.version, packed.directions) = (version, directions);
-        packed.fill(self)?;
-        let packed = Arc::new(packed);
-        *slot = Some(packed.clone());
-        Ok(packed)
+    /// Calls `work` with room for what does not last.
+    fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
+        let mut scratch = lock(&self.scratches).pop().unwrap_or_default();
+        let result = work(&mut scratch);
+        lock(&self.scratches).push(scratch);
+        result
     }
 
     /// The first layer that something trainable stands in; `None` where that is the embeddings.
@@ -228,34 +201,7 @@ impl Fused {
 
 impl FusedLayer {
     fn is_trainable(&self) -> bool {
-        let norms = self.norms.iter().flat_map(|norm| [&norm.weight, &norm.bias]);
-        self.matrices.iter().any(Matrix::is_trainable) || norms.into_iter().any(|parameter| parameter.is_trainable())
-    }
-}
-
-impl Packed {
-    fn fill(&mut self, fused: &Fused) -> Result<()> {
-        let (kernels, directions, gathered) = (self.kernels, self.directions, &mut self.gathered);
-        if let (Some(norm), Some(packed)) = (&fused.norm, &mut self.norm) {
-            packed.pack(norm)?;
-        }
-        if let (Some(matrix), Some(packed)) = (&fused.projection, &mut self.projection) {
-            matrix.pack(kernels, directions, packed, gathered)?;
-        }
-        if let (Some(norm), Some(packed)) = (&fused.final_norm, &mut self.final_norm) {
-            packed.pack(norm)?;
-        }
-        use rayon::prelude::*;
-        self.layers.par_iter_mut().zip(&fused.layers).try_for_each(|(packed, layer)| {
-            let mut gathered = Vec::new();
-            for (matrix, packed) in layer.matrices.iter().zip(&mut packed.matrices) {
-                matrix.pack(kernels, directions, packed, &mut gathered)?;
-            }
-            for (norm, packed) in layer.norms.iter().zip(&mut packed.norms) {
-                packed.pack(norm)?;
-            }
-            Ok(())
-        })
+        self.halves.iter().any(FusedHalf::is_trainable)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::kernels::profile;
 use crate::kernels::tiles::Kernels;
 use crate::kernels::with_values;
 use crate::model::fused::block::Block;
-use crate::model::fused::forward::{Dropout, Inputs, Keep, LayerPass, Pass};
+use crate::model::fused::pass::{Dropout, Inputs, Keep, LayerPass, Pass};
 use crate::model::fused::{Checkpointing, Fused, lock};
 use crate::model::parameters;
 
@@ -110,7 +110,13 @@ impl CustomOp1 for Waiting {
                 "a second backward through the same forward: add the losses up before `backward`, or call `forward` again"
             );
         }
-        let gradients = with_values([gradient], |[gradient]| self.fused.backward(&self.pass, &mut blocks, gradient))?;
+        if self.fused.version() != self.pass.packed.version {
+            candle_core::bail!(
+                "the encoder's parameters have changed since the forward whose loss this is: call `backward` before `step`"
+            );
+        }
+        let back = |[gradient]: [&[f32]; 1]| self.fused.backward(&self.pass, &mut blocks, gradient);
+        let gradients = with_values([gradient], back)?.map_err(candle_core::Error::wrap)?;
         self.fused.keep_blocks(blocks);
         lock(&self.fused.deposit).extend(gradients);
         Ok(None)

@@ -32,12 +32,14 @@ pub(super) struct PackedMatrix {
     pub(super) bias: Vec<f32>,
 }
 
-/// Which ways matrices are packed for.
+/// Which ways a matrix is packed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Directions {
     /// The forward alone.
     Forward,
-    /// The backward too.
+    /// The backward alone.
+    Backward,
+    /// Both of them.
     Both,
 }
 
@@ -142,8 +144,10 @@ impl Matrix {
             Stored::OutIn => (Source::rows(values, self.width(), self.n_in), Pack::TransposedB, Pack::B),
             Stored::InOut => (Source::rows(values, self.n_in, self.width()), Pack::B, Pack::TransposedB),
         };
-        kernels.pack(forward, source, &mut packed.forward);
-        if directions == Directions::Both {
+        if directions != Directions::Backward {
+            kernels.pack(forward, source, &mut packed.forward);
+        }
+        if directions != Directions::Forward {
             kernels.pack(backward, source, &mut packed.backward);
         }
     }

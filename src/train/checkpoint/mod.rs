@@ -159,9 +159,9 @@ pub fn load_weights(model: &Model, folder: &Path) -> Result<()> {
     )?;
     let parameters = model.parameters().all();
     for parameter in &parameters {
-        let (name, var) = (parameter.name(), parameter.var());
-        if weights.shape(name).map(Vec::as_slice) != Some(var.dims()) {
-            let problem = format!("the checkpoint has no `{name}` of shape {:?}", var.dims());
+        let (name, value) = (parameter.name(), parameter.value());
+        if weights.shape(name).map(Vec::as_slice) != Some(value.dims()) {
+            let problem = format!("the checkpoint has no `{name}` of shape {:?}", value.dims());
             return Err(Error::new(What::Weights(problem)).at(Place::file(folder)));
         }
     }
