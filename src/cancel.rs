@@ -1,6 +1,6 @@
 //! The wish that work ends: a signal to the process, or a time by which a call must have ended.
 //!
-//! A signal handler calls [`request`]; whoever calls a script or works for long puts a [`Deadline`] in force on its thread.
+//! A signal's handler writes it where [`signal`] says; whoever calls a script or works for long puts a [`Deadline`] in force on its thread.
 //! Native loops over rows, batches, tokens and bytes call [`check`] once in each turn, and hand its error on. What is done about
 //! the error is left to the callers: a trainer finishes its update and saves, a script ends. What a script takes by itself is
 //! counted in [`meter`].
@@ -9,26 +9,26 @@ pub mod meter;
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use crate::error::{Result, What};
 
 /// The signal that asked the process to end; zero means none.
-static SIGNAL: AtomicI32 = AtomicI32::new(0);
+static SIGNAL: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 /// How many guards of all threads want work to be finished.
 static ALL_FINISHING: AtomicUsize = AtomicUsize::new(0);
 
-/// Asks all work of the process to end because of `signal`. Async-signal-safe: it stores one number. The first signal stays.
-pub fn request(signal: i32) {
-    // The exchange fails where a signal came before, which is what is wanted.
-    let _ = SIGNAL.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
+/// Where the number of a signal is written to ask all work of the process to end: by the handler itself, so that no look after the
+/// signal misses it.
+pub fn signal() -> Arc<AtomicUsize> {
+    SIGNAL.clone()
 }
 
 /// The signal that asked for the end, where one did.
 pub fn requested() -> Option<i32> {
-    Some(SIGNAL.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+    i32::try_from(SIGNAL.load(Ordering::Relaxed)).ok().filter(|signal| *signal != 0)
 }
 
 /// As [`requested`], and none while work of this thread is to be finished first.

@@ -1,6 +1,6 @@
 //! The signals that ask a run to end: SIGINT, SIGTERM, SIGHUP.
 //!
-//! The first one is handed to [`cancel`]: a trainer finishes its step and saves, everything else ends at its next look. A second one
+//! The handler itself hands the first one to [`cancel`]: a trainer finishes its step and saves, everything else ends at its next look. A second one
 //! ends the process at once; so does time, where what goes on does not look. Nothing is half-written then, because files get their
 //! names when they are whole.
 
@@ -18,7 +18,7 @@ mod unix {
 
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
-    use signal_hook::low_level;
+    use signal_hook::{flag, low_level};
 
     use crate::cancel;
     use crate::host::keys;
@@ -33,20 +33,24 @@ mod unix {
     pub fn listen() {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
-            let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+            let wanted = || [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
             // Where there can be no listener, signals end the process as they do anyway.
-            if let Ok(signals) = Signals::new(wanted) {
+            if let Ok(signals) = Signals::new(wanted()) {
+                for signal in wanted() {
+                    // Where this fails, the listener still ends the process.
+                    let _ = flag::register_usize(signal, cancel::signal(), signal as usize);
+                }
                 let _ = std::thread::Builder::new().name("signals".into()).spawn(move || follow(signals));
             }
         });
     }
 
     fn follow(mut signals: Signals) {
+        let mut is_first = true;
         for signal in signals.forever() {
-            if cancel::requested().is_some() {
+            if !std::mem::take(&mut is_first) {
                 end(signal);
             }
-            cancel::request(signal);
             let _ = std::thread::Builder::new().name("patience".into()).spawn(move || {
                 let mut idle = 0;
                 while idle < LOOKS {
