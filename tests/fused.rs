@@ -14,6 +14,7 @@ use retune::model::gradient::Gradient;
 use retune::model::parameters::without_gradients;
 use retune::model::{Backbone, ModelConfig};
 use retune::tensor::rng::Rng;
+use retune::train::optimizer::{AdamW, AdamWSettings, Gradients, GroupSettings};
 use serde_json::{Value as Json, json};
 
 use crate::loading::{load_settings, ragged};
@@ -280,6 +281,29 @@ fn a_second_backward_is_refused() {
         let error = weighed(&hidden).backward().unwrap_err().to_string();
         assert!(error.contains("a second backward through the same forward"), "{error}");
     }
+}
+
+/// As in torch, the gradients of weights that have changed meanwhile are not to be had; those of another model do not matter.
+#[test]
+fn a_backward_after_a_change_is_refused() {
+    let (own, other) = (backbone(bert(32, 2, 40, 2, &[])), backbone(bert(32, 2, 40, 2, &[])));
+    let name = "bert.encoder.layer.1.output.dense.bias";
+    let change = |backbone: &Backbone| {
+        let parameter = backbone.builder.parameters().get(name).unwrap();
+        let settings = GroupSettings { weight_decay: 0.0, lr_scale: 1.0 };
+        let parameters = vec![(name.to_string(), parameter.variable().clone(), settings)];
+        let gradients: Gradients =
+            [(name.to_string(), parameter.value().ones_like().unwrap().into())].into_iter().collect();
+        AdamW::new(parameters, AdamWSettings::default()).unwrap().step(&gradients, 1e-3, 1.0).unwrap();
+    };
+    let forward = || weighed(&own.encoder.forward_on(&batch(&[7, 3], 31, false), tables()[0]).unwrap());
+    let loss = forward();
+    change(&other);
+    loss.backward().unwrap();
+    let loss = forward();
+    change(&own);
+    let error = loss.backward().unwrap_err().to_string();
+    assert!(error.contains("call `backward` before `step`"), "{error}");
 }
 
 /// An optimizer's or a user's change of a weight is seen by the next forward.

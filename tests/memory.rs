@@ -18,7 +18,9 @@ fn train(model, rows, settings) {
     let watch = #{ on_train_begin: |args, state, control, extra| { write_json("before.json", held("VmRSS")); } };
     settings.output_dir = "out";
     settings.max_steps = 3;
-    let trainer = Trainer(#{ model: model, train_dataset: rows, args: TrainingArguments(settings), callbacks: [watch] });
+    let trainer = Trainer(#{
+        model: model, train_dataset: rows, eval_dataset: rows, args: TrainingArguments(settings), callbacks: [watch],
+    });
     trainer.train();
     write_json("taken.json", 1024 * (held("VmHWM") - read_json("before.json")));
 }
@@ -94,6 +96,15 @@ const SHAPES: &[Shape] = &[
                 num_attention_heads: 8, intermediate_size: 2048, max_position_embeddings: 64 })",
         rows: "rows(12, 32, 30000)",
         settings: "#{ per_device_train_batch_size: 4, save_strategy: \"no\" }",
+        sequences: false,
+        room: "250M",
+    },
+    Shape {
+        what: "evaluations",
+        model: "BertForSequenceClassification::from_config(#{ vocab_size: 4000, hidden_size: 512, num_hidden_layers: 6, \
+                num_attention_heads: 8, intermediate_size: 2048, max_position_embeddings: 64 })",
+        rows: "rows(12, 32, 4000)",
+        settings: "#{ per_device_train_batch_size: 4, save_strategy: \"no\", eval_strategy: \"steps\", eval_steps: 2 }",
         sequences: false,
         room: "250M",
     },

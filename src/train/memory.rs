@@ -14,7 +14,7 @@ use crate::kernels::tiles::{Element, Precision, kernels};
 use crate::memory::{self, shown};
 use crate::model::family;
 use crate::train::trainer::Trainer;
-use crate::train::{SaveInterval, TrainingArguments};
+use crate::train::{Interval, SaveInterval, TrainingArguments};
 
 /// Bytes of a number.
 const F32: u64 = 4;
@@ -102,8 +102,9 @@ impl Need {
             let probability = F32 * layers * of_pairs * config.n_heads as u64;
             return Need { fixed, token, probability, is_fused, looked_up, tables };
         }
-        // The weights of one layer at a time are packed, for the forward and for the backward.
-        let packed = element * 2 * (4 * hidden * hidden + 2 * hidden * inner);
+        // The weights of one layer at a time are packed, for the forward and for the backward; those of all for evaluations.
+        let n_packed = if args.eval_strategy == Interval::No { 2 } else { 2 + layers };
+        let packed = element * n_packed * (4 * hidden * hidden + 2 * hidden * inner);
         // What a layer keeps for the backward: queries, keys and values, what is activated, norms' inputs, attention's context.
         let number = if rounds { 2 } else { F32 };
         let kept = number * (3 * hidden + inner) + F32 * 2 * hidden + element * hidden;

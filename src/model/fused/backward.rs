@@ -158,7 +158,7 @@ impl Fused {
                 let width = half.matrices[0].width();
                 let (d_context, d_qkv) = (room(d_context, n, hidden), room(d_qkv, n, width));
                 part.product(&weights.matrices[1], d_context, hidden, Write::Replace);
-                let qkv = memory.qkv.read(widened, n, width, pass.rounds());
+                let qkv = memory.qkv.take(widened, n, width, pass.rounds());
                 let mut kept = &memory.probabilities[..];
                 self.heads(pass, &pass.layers[place.layer], &block.span, qkv, |head| {
                     let (own, others) = kept.split_at(head.n_kept());

@@ -178,11 +178,6 @@ impl Kept {
         rows::widen(&self.narrow[..all], &mut wide[..all]);
         wide
     }
-
-    /// The rows as they were kept.
-    pub(super) fn read<'a>(&'a mut self, scratch: &'a mut Vec<f32>, n: usize, width: usize, rounds: bool) -> &'a [f32] {
-        self.take(scratch, n, width, rounds)
-    }
 }
 
 impl Block {

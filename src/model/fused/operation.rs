@@ -104,15 +104,15 @@ impl CustomOp1 for Waiting {
 
     fn bwd(&self, _anchor: &Tensor, _hidden: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let _part = profile::pause();
+        if self.fused.version() != self.pass.packed.version {
+            candle_core::bail!(
+                "the encoder's parameters have changed since the forward whose loss this is: call `backward` before `step`"
+            );
+        }
         let mut blocks = std::mem::take(&mut *lock(&self.blocks));
         if blocks.is_empty() {
             candle_core::bail!(
                 "a second backward through the same forward: add the losses up before `backward`, or call `forward` again"
-            );
-        }
-        if self.fused.version() != self.pass.packed.version {
-            candle_core::bail!(
-                "the encoder's parameters have changed since the forward whose loss this is: call `backward` before `step`"
             );
         }
         let back = |[gradient]: [&[f32]; 1]| self.fused.backward(&self.pass, &mut blocks, gradient);
