@@ -58,6 +58,14 @@ const SHAPES: &[Shape] = &[
         room: "130M",
     },
     Shape {
+        what: "bf16",
+        model: CLASS,
+        rows: "rows(48, 128, 4000)",
+        settings: "#{ per_device_train_batch_size: 16, save_strategy: \"no\", bf16: true }",
+        sequences: false,
+        room: "130M",
+    },
+    Shape {
         what: "long rows",
         model: CLASS,
         rows: "rows(24, 480, 4000)",

@@ -22,9 +22,22 @@ pub fn prefer_large<T>(room: &[T]) {
     let _ = room;
 }
 
+/// Makes a vector at least `n` long, in large pages where that is much: what stands in it stays. Fresh memory is not written where
+/// there was none.
+pub fn grow(values: &mut Vec<f32>, n: usize) {
+    if values.is_empty() {
+        *values = vec![0.0; n];
+        prefer_large(values);
+    } else if values.len() < n {
+        values.reserve_exact(n - values.len());
+        prefer_large(values.spare_capacity_mut());
+        values.resize(n, 0.0);
+    }
+}
+
 /// `n` zeros, in large pages where they are many. Fresh memory is not written for it.
 pub fn zeros(n: usize) -> Vec<f32> {
-    let values = vec![0.0; n];
-    prefer_large(&values);
+    let mut values = Vec::new();
+    grow(&mut values, n);
     values
 }

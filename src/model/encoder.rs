@@ -1,9 +1,8 @@
 //! The encoder: embeddings to last hidden state over packed tokens.
 //!
-//! Two paths of the same function: on the CPU, the differentiable kernels of `kernels`, with attention over packed rows; on
-//! other devices, or when `RETUNE_KERNELS=reference` asks for it, their twins composed of candle operations, with attention
-//! on the padded view `(rows, heads, longest, longest)`. An engine that does all of it as one operation takes the same
-//! parameters and the same [`Batch`], and is tested against the twins.
+//! Two paths of the same function: on the CPU, differentiable kernels with attention over packed rows; on other devices, or when
+//! `RETUNE_KERNELS=reference` asks for it, their twins composed of candle operations, with attention on the padded view
+//! `(rows, heads, longest, longest)`. `model::fused` does all of it as one operation, and is tested against the twins.
 
 use std::sync::Arc;
 
@@ -85,6 +84,11 @@ struct PaddedView {
 }
 
 impl Encoder {
+    /// How many numbers training changes in the weights of each layer's halves; nothing without the fused operation.
+    pub fn trained_in_halves(&self) -> Vec<[usize; 2]> {
+        self.fused.as_ref().map_or_else(Vec::new, |fused| fused.trained_in_halves())
+    }
+
     /// Makes the encoder's parameters.
     ///
     /// # Errors

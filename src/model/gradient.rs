@@ -1,6 +1,6 @@
 //! The gradient of one parameter, in the form that its source gives it.
 //!
-//! What candle's autograd computes is a tensor. The fused encoder writes into buffers that it lends out and gets back when the
+//! What candle's autograd computes is a tensor. The fused encoder writes into rooms that it lends out and gets back when the
 //! gradient is dropped, so that the weights' gradients are allocated once; of a table it gives only the rows that tokens looked up.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,28 +42,36 @@ pub enum View<'a> {
     Rows(&'a [u32], &'a [f32]),
 }
 
-/// Lent numbers, which go home when the last clone is dropped.
+/// Numbers that are not changed any more, unless only one clone is left.
 #[derive(Clone, Debug)]
-pub struct Buffer(Arc<Lent>);
+pub struct Buffer(Arc<Room>);
 
+/// Room for numbers, which goes home when it is dropped.
 #[derive(Debug)]
-struct Lent {
+pub struct Room {
     values: Vec<f32>,
+    /// How many of them count: the others are left from a larger use.
+    n: usize,
     home: Option<Arc<Pool>>,
 }
 
-/// Buffers that nobody has borrowed.
+/// Rooms that nobody has borrowed.
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<Vec<Vec<f32>>>);
 
 impl Pool {
-    /// A buffer of `n` numbers; what stands in it does not matter and is to be overwritten.
-    pub fn lend(&self, n: usize) -> Vec<f32> {
+    /// Room for `n` numbers; what stands in it does not matter and is to be overwritten.
+    pub fn lend(self: &Arc<Self>, n: usize) -> Room {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match free.iter().position(|values| values.len() == n) {
-            Some(place) => free.swap_remove(place),
-            None => pages::zeros(n),
-        }
+        // The smallest that is large enough, or else the largest of all, which grows.
+        let best = (0..free.len()).min_by_key(|&place| match free[place].len() {
+            length if length >= n => (false, length),
+            length => (true, usize::MAX - length),
+        });
+        let mut values = best.map(|place| free.swap_remove(place)).unwrap_or_default();
+        drop(free);
+        pages::grow(&mut values, n);
+        Room { values, n, home: Some(self.clone()) }
     }
 
     fn take_back(&self, values: Vec<f32>) {
@@ -71,35 +79,47 @@ impl Pool {
     }
 }
 
-impl Buffer {
-    /// Numbers of a pool, which go home when they are not used any more.
-    pub fn lent(values: Vec<f32>, home: &Arc<Pool>) -> Self {
-        Buffer(Arc::new(Lent { values, home: Some(home.clone()) }))
+impl Room {
+    /// The numbers, to be written.
+    pub fn numbers(&mut self) -> &mut [f32] {
+        &mut self.values[..self.n]
     }
 
-    /// Numbers of nobody else.
-    pub fn owned(values: Vec<f32>) -> Self {
-        Buffer(Arc::new(Lent { values, home: None }))
-    }
-
-    /// Room of the same size, from the same place.
-    fn sibling(&self) -> Vec<f32> {
-        match &self.0.home {
-            Some(home) => home.lend(self.values().len()),
-            None => vec![0.0; self.values().len()],
-        }
-    }
-
-    fn with(&self, values: Vec<f32>) -> Buffer {
-        Buffer(Arc::new(Lent { values, home: self.0.home.clone() }))
-    }
-
-    fn values(&self) -> &[f32] {
-        &self.0.values
+    /// The same room for another number of them; what stands in it does not matter.
+    pub fn resized(mut self, n: usize) -> Self {
+        pages::grow(&mut self.values, n);
+        self.n = n;
+        self
     }
 }
 
-impl Drop for Lent {
+impl From<Room> for Buffer {
+    fn from(room: Room) -> Self {
+        Buffer(Arc::new(room))
+    }
+}
+
+impl Buffer {
+    /// Numbers of nobody else.
+    pub fn owned(values: Vec<f32>) -> Self {
+        Buffer(Arc::new(Room { n: values.len(), values, home: None }))
+    }
+
+    /// Room of the same size, from the same place.
+    fn sibling(&self) -> Room {
+        let n = self.0.n;
+        match &self.0.home {
+            Some(home) => home.lend(n),
+            None => Room { values: vec![0.0; n], n, home: None },
+        }
+    }
+
+    fn values(&self) -> &[f32] {
+        &self.0.values[..self.0.n]
+    }
+}
+
+impl Drop for Room {
     fn drop(&mut self) {
         if let Some(home) = &self.home {
             home.take_back(std::mem::take(&mut self.values));
@@ -191,9 +211,9 @@ impl Gradient {
     /// Those of the tensor operations.
     pub fn scaled(&self, factor: f64) -> Result<Gradient> {
         let scale = |buffer: &Buffer| {
-            let mut values = buffer.sibling();
-            rows::scaled(buffer.values(), factor as f32, &mut values);
-            buffer.with(values)
+            let mut room = buffer.sibling();
+            rows::scaled(buffer.values(), factor as f32, room.numbers());
+            Buffer::from(room)
         };
         let values = match &self.values {
             Values::Tensor(tensor) => Values::Tensor((tensor * factor)?.detach()),
@@ -225,11 +245,11 @@ impl Buffer {
     /// The values for changing them: a copy where somebody else holds them too.
     fn for_change(&mut self) -> &mut [f32] {
         if Arc::get_mut(&mut self.0).is_none() {
-            let mut values = self.sibling();
-            values.copy_from_slice(self.values());
-            *self = self.with(values);
+            let mut room = self.sibling();
+            room.numbers().copy_from_slice(self.values());
+            *self = Buffer::from(room);
         }
-        Arc::get_mut(&mut self.0).map_or(&mut [], |lent| &mut lent.values)
+        Arc::get_mut(&mut self.0).map_or(&mut [], Room::numbers)
     }
 }
 
@@ -298,15 +318,26 @@ mod tests {
     }
 
     #[test]
-    fn buffers_go_home() {
+    fn rooms_go_home_and_are_lent_again() {
         let pool = Arc::new(Pool::default());
-        let gradient = Gradient::dense(&[3], Buffer::lent(pool.lend(3), &pool), None);
+        let free = || pool.0.lock().unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+        let mut room = pool.lend(3);
+        room.numbers().copy_from_slice(&[1.0, 2.0, 3.0]);
+        let gradient = Gradient::dense(&[3], room.into(), None);
         let second = gradient.clone();
         drop(gradient);
-        assert!(pool.0.lock().unwrap().is_empty(), "it is still held");
+        assert!(free().is_empty(), "it is still held");
         drop(second);
-        assert_eq!(pool.0.lock().unwrap().len(), 1);
-        assert_eq!((pool.lend(4).len(), pool.lend(3).len()), (4, 3));
-        assert!(pool.0.lock().unwrap().is_empty());
+        assert_eq!(free(), [3]);
+        // The smallest that is large enough; a smaller one grows; a larger one counts as asked for.
+        let (small, large) = (pool.lend(2), pool.lend(5));
+        assert!(free().is_empty());
+        let gradient = Gradient::dense(&[4], large.resized(4).into(), None);
+        assert_eq!(numbers(&gradient).len(), 4);
+        drop((gradient, small));
+        assert_eq!(pool.lend(4).numbers().len(), 4);
+        let (three, five) = (pool.lend(3), pool.lend(6));
+        assert_eq!((three.values.len(), five.values.len()), (3, 6));
+        assert!(free().is_empty());
     }
 }

@@ -36,10 +36,12 @@ const SLACK: u64 = 5;
 const COMPOSED: (u64, u64, u64) = (25, 12, 12);
 
 /// What a run needs, in the terms that a batch is counted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Need {
     /// Gradients, moments, packed weights, and the copies of a save.
     fixed: u64,
+    /// Halves of the fused encoder's layers, whose gradients lie where what the forward kept lay.
+    halves: Vec<Half>,
     /// For each token of a batch.
     token: u64,
     /// For each attention probability that is kept.
@@ -49,6 +51,15 @@ pub(super) struct Need {
     /// For each token of a batch, the gradient of its table rows; at most the tables.
     looked_up: u64,
     tables: u64,
+}
+
+/// What half a layer takes: the larger of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Half {
+    /// Its weights' gradients.
+    gradients: u64,
+    /// What it keeps, for each token of a batch.
+    token: u64,
 }
 
 /// What a batch is counted in.
@@ -100,16 +111,25 @@ impl Need {
             let (of_hidden, of_inner, of_pairs) = COMPOSED;
             let token = F32 * layers * (of_hidden * hidden + of_inner * inner) + around;
             let probability = F32 * layers * of_pairs * config.n_heads as u64;
-            return Need { fixed, token, probability, is_fused, looked_up, tables };
+            return Need { fixed, halves: Vec::new(), token, probability, is_fused, looked_up, tables };
         }
         // The weights of one layer at a time are packed, for the forward and for the backward; those of all for evaluations.
         let n_packed = if args.eval_strategy == Interval::No { 2 } else { 2 + layers };
         let packed = element * n_packed * (4 * hidden * hidden + 2 * hidden * inner);
-        // What a layer keeps for the backward: queries, keys and values, what is activated, norms' inputs, attention's context.
+        // What a layer keeps for the backward: queries, keys and values, and what is activated, in the gradients' rooms; norms' inputs
+        // and attention's context beside them. Or this of one layer.
         let number = if rounds { 2 } else { F32 };
-        let kept = number * (3 * hidden + inner) + F32 * 2 * hidden + element * hidden;
-        // Beside that the hidden states and the first layer's input, or those of all layers and one that is made again.
-        let (states, n_kept) = if args.gradient_checkpointing { (layers + 2, 1) } else { (2, layers) };
+        let (shared, checkpointing) = ([number * 3 * hidden, number * inner], args.gradient_checkpointing);
+        let kept = F32 * 2 * hidden + element * hidden + if checkpointing { shared[0] + shared[1] } else { 0 };
+        let gradients: Vec<[usize; 2]> = model.encoder().trained_in_halves();
+        let fixed = fixed - F32 * gradients.iter().flatten().sum::<usize>() as u64;
+        let half = |(gradients, token): (usize, u64)| {
+            let token = if checkpointing { 0 } else { token };
+            Half { gradients: F32 * gradients as u64, token }
+        };
+        let halves = gradients.into_iter().flat_map(|both| both.into_iter().zip(shared)).map(half).collect();
+        // The hidden states and the first layer's input, or those of all layers and one that is made again.
+        let (states, n_kept) = if checkpointing { (layers + 2, 1) } else { (2, layers) };
         // Operands of one layer's weight gradients, and strips of the blocks at work, which are a sixth of a batch.
         let gradients = element * (8 * hidden + 2 * inner);
         let wide = inner.max(3 * hidden);
@@ -117,6 +137,7 @@ impl Need {
         let at_work = rayon::current_num_threads().min(BLOCKS) as u64;
         Need {
             fixed: fixed + packed,
+            halves,
             token: kept * n_kept + F32 * states * hidden + gradients + strips * at_work / BLOCKS as u64 + around,
             probability: F32 * config.n_heads as u64 * n_kept,
             is_fused,
@@ -152,7 +173,8 @@ impl Need {
 
     fn of(&self, Size { tokens, probabilities }: Size) -> u64 {
         let tables = self.tables.min(self.looked_up * tokens);
-        let counted = self.fixed + tables + self.token * tokens + self.probability * probabilities;
+        let halves: u64 = self.halves.iter().map(|half| half.gradients.max(half.token * tokens)).sum();
+        let counted = self.fixed + halves + tables + self.token * tokens + self.probability * probabilities;
         counted + counted / 100 * SLACK
     }
 }
@@ -189,7 +211,7 @@ fn logit_bytes(model: &Model) -> u64 {
 }
 
 /// What a run has been found to have room for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Budget {
     need: Need,
     /// What the largest batch so far needed, all in all: its room is kept.
@@ -210,6 +232,7 @@ impl Trainer {
     pub(super) fn budget(&self, prepared: &Prepared, epochs: Range<usize>) -> Result<Budget> {
         let need = Need::of_training(&self.settings.model, &self.settings.args, prepared);
         let budget = Budget { need, taken: 0 };
+        let need = &budget.need;
         let Some(left) = self.memory_left() else { return Ok(budget) };
         // The longest rows in one batch are more than any batch needs.
         let limits = self.layout().limits;
@@ -226,7 +249,7 @@ impl Trainer {
             let batches = (0..cut.n_batches()).map(|number| cut.batch(number));
             let largest = batches.max_by_key(|batch| need.bytes(lengths_of(prepared, batch)));
             if let Some(batch) = largest.filter(|batch| need.bytes(lengths_of(prepared, batch)) > left) {
-                return Err(too_large(&need, &self.settings.args, prepared, batch, left));
+                return Err(too_large(need, &self.settings.args, prepared, batch, left));
             }
         }
         Ok(budget)

@@ -8,13 +8,14 @@ use crate::kernels::tiles::{Kernels, Operand, Pack, Source, Write};
 use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
 use crate::model::fused::Fused;
-use crate::model::fused::block::{Block, LayerMemory, LeftBehind, Scratch, room, sized};
+use crate::model::fused::block::{AtWork, Block, LayerMemory, LeftBehind, Scratch, room, sized};
 use crate::model::fused::forward::{norm_rows, strip};
 use crate::model::fused::gradients::{norm_gradients, weight_gradients};
+use crate::model::fused::kept::{self, Kept};
 use crate::model::fused::packed::{Half, PackedHalf, PackedLayer, Place};
 use crate::model::fused::pass::{Dropout, Keep, Pass};
 use crate::model::fused::weights::{Directions, Matrix, PackedMatrix, PackedNorm, padded};
-use crate::model::gradient::Gradient;
+use crate::model::gradient::{Gradient, Room};
 
 impl Fused {
     /// The gradients of all trainable parameters, by name, from that of the last hidden states `(tokens, hidden)`.
@@ -25,6 +26,7 @@ impl Fused {
         &self,
         pass: &Pass,
         blocks: &mut [Block],
+        mut kept: Kept,
         gradient: &[f32],
     ) -> Result<Vec<(String, Gradient)>> {
         let mut all = self.last_norm_backward(pass, blocks, gradient);
@@ -43,20 +45,33 @@ impl Fused {
                     let place = Place { half, ..place };
                     self.pack_half(pass.kernels, Directions::Forward, place, &mut again[half as usize])?;
                 }
-                self.each_block(blocks, |block, scratch| self.layer_again(pass, place.layer, &again, block, scratch));
+                let [first, second] = &mut kept[0];
+                let shares = first.split().into_iter().zip(second.split());
+                let all: Vec<_> = blocks.iter_mut().zip(shares).collect();
+                all.into_par_iter().with_max_len(1).for_each(|(block, (first, second))| {
+                    self.with_scratch(|scratch| {
+                        self.layer_again(pass, place.layer, &again, block, [first, second], scratch);
+                    });
+                });
             }
             let [attention, feed_forward] = &mut left_behind;
             let (own, other) = match place.half {
                 Half::Attention => (attention, &*feed_forward),
                 Half::FeedForward => (feed_forward, &*attention),
             };
+            let rooms = above.map(|above| rooms_of(pass, &mut kept, above));
+            let shares = kept[pass.keep.memory_of(place.layer)][place.half as usize].split();
             let back = || {
-                let pairs = blocks.par_iter_mut().zip(own.par_iter_mut()).with_max_len(1);
-                pairs.for_each(|(block, behind)| {
-                    self.with_scratch(|scratch| self.half_backward(pass, place, weights, block, behind, scratch));
+                let all = blocks.par_iter_mut().zip(own.par_iter_mut()).zip(shares).with_max_len(1);
+                all.for_each(|((block, behind), share)| {
+                    self.with_scratch(|scratch| {
+                        let at_work = AtWork { block, share, scratch };
+                        self.half_backward(pass, place, weights, at_work, behind);
+                    });
                 });
             };
-            let (gradients, ()) = rayon::join(|| above.map(|above| self.half_gradients(pass, above, other)), back);
+            let gradients = || above.zip(rooms).map(|(above, rooms)| self.half_gradients(pass, above, rooms, other));
+            let (gradients, ()) = rayon::join(gradients, back);
             all.extend(gradients.into_iter().flatten());
             above = Some(place);
             Ok(())
@@ -66,8 +81,9 @@ impl Fused {
         for (block, behind) in blocks.iter_mut().zip(feed_forward) {
             block.left_behind[Half::FeedForward as usize] = behind;
         }
+        let rooms = above.map(|above| rooms_of(pass, &mut kept, above));
         let (gradients, below) = rayon::join(
-            || above.map(|above| self.half_gradients(pass, above, &attention)),
+            || above.zip(rooms).map(|(above, rooms)| self.half_gradients(pass, above, rooms, &attention)),
             || if first.is_none() { self.embed_backward(pass, blocks) } else { Vec::new() },
         );
         for (block, behind) in blocks.iter_mut().zip(attention) {
@@ -109,9 +125,8 @@ impl Fused {
         pass: &Pass,
         place: Place,
         weights: &PackedHalf,
-        block: &mut Block,
+        AtWork { block, share, scratch }: AtWork<'_>,
         behind: &mut LeftBehind,
-        scratch: &mut Scratch,
     ) {
         let _part = profile::begin(profile::Part::Rows);
         let (half, n, hidden) = (self.half(place), block.n_tokens(), self.config.hidden_size);
@@ -143,7 +158,7 @@ impl Fused {
                 let wide = room(wide, n, inner);
                 part.product(&weights.matrices[1], wide, inner, Write::Replace);
                 // The activation is made once more, for its slopes and as the input of the second product.
-                let activated = memory.inner.take(widened, n, inner, pass.rounds());
+                let activated = kept::take(share, widened, n, inner, pass.rounds());
                 let slopes = sized(part.factors, inner);
                 let (activation, bias) = (self.config.activation, &weights.matrices[0].bias);
                 let strips = wide.chunks_exact_mut(padded(inner)).zip(activated.chunks_exact_mut(padded(inner)));
@@ -158,7 +173,7 @@ impl Fused {
                 let width = half.matrices[0].width();
                 let (d_context, d_qkv) = (room(d_context, n, hidden), room(d_qkv, n, width));
                 part.product(&weights.matrices[1], d_context, hidden, Write::Replace);
-                let qkv = memory.qkv.take(widened, n, width, pass.rounds());
+                let qkv = kept::take(share, widened, n, width, pass.rounds());
                 let mut kept = &memory.probabilities[..];
                 self.heads(pass, &pass.layers[place.layer], &block.span, qkv, |head| {
                     let (own, others) = kept.split_at(head.n_kept());
@@ -208,16 +223,30 @@ impl Fused {
     }
 
     /// The gradients of a half's parameters, from what the blocks have left.
-    fn half_gradients(&self, pass: &Pass, place: Place, left_behind: &[LeftBehind]) -> Vec<(String, Gradient)> {
+    fn half_gradients(
+        &self,
+        pass: &Pass,
+        place: Place,
+        rooms: Vec<Room>,
+        left_behind: &[LeftBehind],
+    ) -> Vec<(String, Gradient)> {
         let half = self.half(place);
         let matrices = half.matrices.iter().enumerate().map(|(which, matrix)| {
             let operands = left_behind.iter().map(|one| [&one.inputs[which], &one.outputs[which]]).collect();
             let biases = left_behind.iter().map(|one| &one.biases[which][..]).collect();
             (matrix, operands, biases)
         });
-        let mut all = weight_gradients(pass.kernels, &self.pool, &matrices.collect::<Vec<_>>());
+        let mut all = weight_gradients(pass.kernels, rooms, &matrices.collect::<Vec<_>>());
         all.extend(norm_gradients(&half.norm, left_behind.iter().map(|one| &one.norm[..])));
         all
+    }
+}
+
+/// The rooms of a half's weight gradients, which the backward is through with; none where other layers need them too.
+fn rooms_of(pass: &Pass, kept: &mut Kept, place: Place) -> Vec<Room> {
+    match pass.keep {
+        Keep::Everything => std::mem::take(&mut kept[place.layer][place.half as usize]).into_rooms(),
+        _ => Vec::new(),
     }
 }
 

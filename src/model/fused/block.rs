@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
+use crate::kernels::pages;
 use crate::kernels::tiles::Operand;
-use crate::kernels::{pages, rows};
 use crate::model::fused::weights::padded;
 
 /// The fewest and the most tokens that a block aims at.
@@ -38,24 +38,13 @@ pub(super) fn spans(starts: &[usize]) -> Vec<Span> {
     spans
 }
 
-/// Token rows that are kept for the backward: as f32, or rounded to bf16 where products round what they read anyway.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    wide: Vec<f32>,
-    narrow: Vec<u16>,
-}
-
-/// What a layer's forward keeps for its backward.
+/// What a layer's forward keeps for its backward, beside what lies in the gradients' rooms ([`crate::model::fused::kept`]).
 #[derive(Debug, Default)]
 pub(super) struct LayerMemory {
-    /// Queries, keys and values, `(tokens, 3 * padded(hidden))`.
-    pub(super) qkv: Kept,
     /// The attention probabilities of short rows, head by head.
     pub(super) probabilities: Vec<f32>,
     /// The input of attention's output, packed for its weight's gradient.
     pub(super) context: Operand,
-    /// What the activation is made of, without the bias: `(tokens, padded(intermediate))`.
-    pub(super) inner: Kept,
     /// The inputs of both halves' norms, `(tokens, padded(hidden))`.
     pub(super) norm_inputs: [Vec<f32>; 2],
 }
@@ -112,6 +101,14 @@ pub(super) struct Scratch {
     pub(super) attention: AttentionScratch,
 }
 
+/// A block in the course of a half.
+pub(super) struct AtWork<'a> {
+    pub(super) block: &'a mut Block,
+    /// Where it keeps what lies in the gradients' rooms; nothing without a backward.
+    pub(super) share: &'a mut [f32],
+    pub(super) scratch: &'a mut Scratch,
+}
+
 /// Room for the attention of one row and head.
 #[derive(Debug, Default)]
 pub(super) struct AttentionScratch {
@@ -127,59 +124,6 @@ pub(super) struct AttentionScratch {
     pub(super) out: [Vec<f32>; 3],
 }
 
-impl Kept {
-    /// Where the rows are computed: their own room, or `scratch` where they are kept rounded or not at all.
-    pub(super) fn room<'a>(
-        &'a mut self,
-        scratch: &'a mut Vec<f32>,
-        n: usize,
-        width: usize,
-        elsewhere: bool,
-    ) -> &'a mut [f32] {
-        room(if elsewhere { scratch } else { &mut self.wide }, n, width)
-    }
-
-    /// Its own room.
-    pub(super) fn own_room(&mut self, n: usize, width: usize) -> &mut [f32] {
-        room(&mut self.wide, n, width)
-    }
-
-    /// Keeps what was computed in `scratch`, rounded; nothing where it was computed in its own room.
-    pub(super) fn keep(&mut self, scratch: &[f32], n: usize, width: usize, rounds: bool) {
-        if rounds {
-            let stride = padded(width);
-            for (row, kept) in scratch.chunks_exact(stride).zip(self.rounded_rows(n, width)) {
-                rows::round(row, kept);
-            }
-        }
-    }
-
-    /// Room for `n` rounded rows, filled up.
-    pub(super) fn rounded_rows(&mut self, n: usize, width: usize) -> impl Iterator<Item = &mut [u16]> {
-        let all = n * padded(width);
-        if self.narrow.len() < all {
-            self.narrow.resize(all, 0);
-        }
-        self.narrow[..all].chunks_exact_mut(padded(width))
-    }
-
-    /// The rows as they were kept, to be changed: whoever takes them has them for the last time.
-    pub(super) fn take<'a>(
-        &'a mut self,
-        scratch: &'a mut Vec<f32>,
-        n: usize,
-        width: usize,
-        rounds: bool,
-    ) -> &'a mut [f32] {
-        if !rounds {
-            return &mut self.wide;
-        }
-        let (wide, all) = (room(scratch, n, width), n * padded(width));
-        rows::widen(&self.narrow[..all], &mut wide[..all]);
-        wide
-    }
-}
-
 impl Block {
     /// The number of tokens.
     pub(super) fn n_tokens(&self) -> usize {
@@ -189,13 +133,7 @@ impl Block {
 
 /// Makes a vector `n` long; what stands in it does not matter, so what was there stays.
 pub(super) fn sized(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if values.len() < n {
-        if values.is_empty() {
-            *values = Vec::with_capacity(n);
-            pages::prefer_large(values.spare_capacity_mut());
-        }
-        values.resize(n, 0.0);
-    }
+    pages::grow(values, n);
     &mut values[..n]
 }
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::kernels::rows;
 use crate::kernels::tiles::Kernels;
 use crate::model::fused::Fused;
-use crate::model::fused::block::{Block, Scratch, sized};
+use crate::model::fused::block::{AtWork, Block, Scratch, sized};
 use crate::model::fused::forward::Attention;
 use crate::model::fused::operation::FEW_ROWS;
 use crate::model::fused::packed::{Packed, PackedLayer};
@@ -136,7 +136,8 @@ impl Decoding {
         let (hidden, stride) = (self.fused.config.hidden_size, padded(self.fused.config.hidden_size));
         for (number, [attention, feed_forward]) in layers.iter().enumerate() {
             let span = block.span.clone();
-            self.fused.attention(pass, number, attention, block, scratch, |Attention { qkv, context, .. }| {
+            let at_work = AtWork { block: &mut *block, share: &mut [], scratch: &mut *scratch };
+            self.fused.attention(pass, number, attention, at_work, |Attention { qkv, context, .. }| {
                 self.remember(number, qkv, all);
                 if all.iter().all(|row| row.seen.length == 0) {
                     self.fused.heads_side_by_side(pass, &pass.layers[number], &span, qkv, context);
@@ -144,7 +145,8 @@ impl Decoding {
                     self.look_back(number, qkv, context, all);
                 }
             });
-            self.fused.feed_forward(pass, number, feed_forward, block, scratch);
+            let at_work = AtWork { block: &mut *block, share: &mut [], scratch: &mut *scratch };
+            self.fused.feed_forward(pass, number, feed_forward, at_work);
         }
         let mut end = 0;
         for (row, out) in all.iter().zip(last.chunks_exact_mut(hidden)) {

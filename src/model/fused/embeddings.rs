@@ -100,7 +100,7 @@ impl Fused {
             });
             let operands = blocks.iter().map(|block| [&block.projected, &block.left_behind[1].outputs[0]]).collect();
             let biases = blocks.iter().map(|block| &block.left_behind[1].biases[0][..]).collect();
-            all.extend(weight_gradients(pass.kernels, &self.pool, &[(matrix, operands, biases)]));
+            all.extend(weight_gradients(pass.kernels, Vec::new(), &[(matrix, operands, biases)]));
         }
         let stride = padded(width);
         self.each_block(blocks, |block, scratch| {

@@ -11,28 +11,31 @@ use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
 use crate::model::fused::Fused;
 use crate::model::fused::attention::Head;
-use crate::model::fused::block::{AttentionScratch, Block, LayerMemory, Scratch, Span, room, sized};
+use crate::model::fused::block::{AtWork, AttentionScratch, Block, LayerMemory, Scratch, Span, room, sized};
+use crate::model::fused::kept::{self, Kept, KeptHalf};
 use crate::model::fused::packed::{Half, PackedHalf, Place};
 use crate::model::fused::pass::{Dropout, Keep, LayerPass, Pass};
 use crate::model::fused::weights::{Directions, PackedMatrix, PackedNorm, padded};
 
 impl Fused {
     /// The last hidden states of a batch, `(tokens, hidden)`.
-    pub(super) fn forward(&self, pass: &Pass, blocks: &mut [Block]) -> Result<Vec<f32>> {
+    pub(super) fn forward(&self, pass: &Pass, blocks: &mut [Block], kept: &mut Kept) -> Result<Vec<f32>> {
         self.embed(pass, blocks)?;
         if let Some(layers) = &pass.packed.layers {
             self.each_block(blocks, |block, scratch| {
                 for (layer, halves) in layers.iter().enumerate() {
                     for half in Half::BOTH {
-                        self.half_forward(pass, Place { layer, half }, &halves[half as usize], block, scratch);
+                        let at_work = AtWork { block: &mut *block, share: &mut [], scratch: &mut *scratch };
+                        self.half_forward(pass, Place { layer, half }, &halves[half as usize], at_work);
                     }
                 }
             });
         } else {
             self.in_turn(pass.kernels, Directions::Forward, &self.places(0), |place, weights| {
-                self.each_block(blocks, |block, scratch| {
-                    self.keep_start(pass, place, block);
-                    self.half_forward(pass, place, weights, block, scratch);
+                let kept = &mut kept[pass.keep.memory_of(place.layer)][place.half as usize];
+                self.each_block_with(blocks, kept, |at_work| {
+                    self.keep_start(pass, place, at_work.block);
+                    self.half_forward(pass, place, weights, at_work);
                 });
                 Ok(())
             })?;
@@ -74,6 +77,12 @@ impl Fused {
         blocks.par_iter_mut().with_max_len(1).for_each(|block| self.with_scratch(|scratch| work(block, scratch)));
     }
 
+    /// As [`Fused::each_block`], with the blocks' shares of what a half keeps.
+    pub(super) fn each_block_with(&self, blocks: &mut [Block], kept: &mut KeptHalf, work: impl Fn(AtWork<'_>) + Sync) {
+        let pairs = blocks.par_iter_mut().zip(kept.split()).with_max_len(1);
+        pairs.for_each(|(block, share)| self.with_scratch(|scratch| work(AtWork { block, share, scratch })));
+    }
+
     /// Keeps the input of a layer where the backward cannot make it again: of every layer where layers are computed again, and of the
     /// first where it is what the embeddings give and no norm's output.
     fn keep_start(&self, pass: &Pass, place: Place, block: &mut Block) {
@@ -94,50 +103,46 @@ impl Fused {
         layer: usize,
         weights: &[PackedHalf; 2],
         block: &mut Block,
+        shares: [&mut [f32]; 2],
         scratch: &mut Scratch,
     ) {
         let (n, hidden) = (block.n_tokens(), self.config.hidden_size);
         let gradient = std::mem::replace(&mut block.hidden, std::mem::take(&mut block.again));
         let (all, x) = (n * padded(hidden), room(&mut block.hidden, n, hidden));
         x[..all].copy_from_slice(&block.starts[layer][..all]);
-        for half in Half::BOTH {
-            self.half_forward(pass, Place { layer, half }, &weights[half as usize], block, scratch);
+        for (half, share) in Half::BOTH.into_iter().zip(shares) {
+            let at_work = AtWork { block: &mut *block, share, scratch: &mut *scratch };
+            self.half_forward(pass, Place { layer, half }, &weights[half as usize], at_work);
         }
         block.again = std::mem::replace(&mut block.hidden, gradient);
     }
 
-    fn half_forward(&self, pass: &Pass, place: Place, weights: &PackedHalf, block: &mut Block, scratch: &mut Scratch) {
-        let (layer, span, stride) = (&pass.layers[place.layer], block.span.clone(), padded(self.config.hidden_size));
+    fn half_forward(&self, pass: &Pass, place: Place, weights: &PackedHalf, at_work: AtWork<'_>) {
+        let (layer, span, stride) =
+            (&pass.layers[place.layer], at_work.block.span.clone(), padded(self.config.hidden_size));
         if place.half == Half::FeedForward {
-            return self.feed_forward(pass, place.layer, weights, block, scratch);
+            return self.feed_forward(pass, place.layer, weights, at_work);
         }
-        self.attention(
-            pass,
-            place.layer,
-            weights,
-            block,
-            scratch,
-            |Attention { qkv, context, probabilities, scratch }| {
-                if pass.has_few_rows && pass.keep == Keep::Nothing {
-                    return self.heads_side_by_side(pass, layer, &span, qkv, context);
-                }
-                let mut kept = match pass.keep {
-                    Keep::Nothing => &mut [][..],
-                    _ => sized(probabilities, self.n_kept(pass, layer, &span, qkv)),
-                };
-                self.heads(pass, layer, &span, qkv, |head| {
-                    let n_kept = head.n_kept().min(kept.len());
-                    let (own, others) = std::mem::take(&mut kept).split_at_mut(n_kept);
-                    let (column, size) = (head.column, head.size);
-                    head.forward(
-                        |place, out| context[place * stride + column..][..size].copy_from_slice(out),
-                        own,
-                        scratch,
-                    );
-                    kept = others;
-                });
-            },
-        );
+        self.attention(pass, place.layer, weights, at_work, |Attention { qkv, context, probabilities, scratch }| {
+            if pass.has_few_rows && pass.keep == Keep::Nothing {
+                return self.heads_side_by_side(pass, layer, &span, qkv, context);
+            }
+            let mut kept = match pass.keep {
+                Keep::Nothing => &mut [][..],
+                _ => sized(probabilities, self.n_kept(pass, layer, &span, qkv)),
+            };
+            self.heads(pass, layer, &span, qkv, |head| {
+                let n_kept = head.n_kept().min(kept.len());
+                let (own, others) = std::mem::take(&mut kept).split_at_mut(n_kept);
+                let (column, size) = (head.column, head.size);
+                head.forward(
+                    |place, out| context[place * stride + column..][..size].copy_from_slice(out),
+                    own,
+                    scratch,
+                );
+                kept = others;
+            });
+        });
     }
 
     /// The first half of a layer, whose attention `attend` computes.
@@ -146,14 +151,13 @@ impl Fused {
         pass: &Pass,
         layer: usize,
         weights: &PackedHalf,
-        block: &mut Block,
-        scratch: &mut Scratch,
+        AtWork { block, share, scratch }: AtWork<'_>,
         attend: impl FnOnce(Attention<'_>),
     ) {
         let _part = profile::begin(profile::Part::Rows);
         let place = Place { layer, half: Half::Attention };
         let (half, n, hidden) = (self.half(place), block.n_tokens(), self.config.hidden_size);
-        let LayerMemory { qkv: kept, probabilities, context: kept_context, norm_inputs: [norm_input, _], .. } =
+        let LayerMemory { probabilities, context: kept_context, norm_inputs: [norm_input, _] } =
             &mut block.layers[pass.keep.memory_of(layer)];
         let Scratch { left, narrow: [normed, context, mixed, _], d_qkv, factors, attention, .. } = scratch;
         let mut ends = Ends { pass, place, first: block.span.tokens.start, n, hidden, factors };
@@ -161,13 +165,15 @@ impl Fused {
 
         let source = ends.begin(self.config.norms, x, norm_input, normed);
         let (width, bias) = (half.matrices[0].width(), &weights.matrices[0].bias);
-        let rounds = pass.rounds() || pass.keep == Keep::Nothing;
-        let qkv = kept.room(d_qkv, n, width, rounds);
+        let elsewhere = pass.rounds() || pass.keep == Keep::Nothing;
+        let qkv = if elsewhere { room(d_qkv, n, width) } else { &mut *share };
         multiply(pass, source, &weights.matrices[0], left, qkv, |first, row| rows::add(row, &bias[first..]));
         let context = room(context, n, hidden);
         attend(Attention { qkv, context, probabilities, scratch: attention });
         if pass.keep != Keep::Nothing {
-            kept.keep(d_qkv, n, width, rounds);
+            if elsewhere {
+                kept::keep_rounded(d_qkv, n, width, share);
+            }
             pass.kernels.pack(half.matrices[1].input_pack(), strip(context, hidden, n), kept_context);
         }
         let mixed = room(mixed, n, hidden);
@@ -181,14 +187,12 @@ impl Fused {
         pass: &Pass,
         layer: usize,
         weights: &PackedHalf,
-        block: &mut Block,
-        scratch: &mut Scratch,
+        AtWork { block, share, scratch }: AtWork<'_>,
     ) {
         let _part = profile::begin(profile::Part::Rows);
         let place = Place { layer, half: Half::FeedForward };
         let (n, hidden) = (block.n_tokens(), self.config.hidden_size);
-        let LayerMemory { inner: kept, norm_inputs: [_, norm_input], .. } =
-            &mut block.layers[pass.keep.memory_of(layer)];
+        let [_, norm_input] = &mut block.layers[pass.keep.memory_of(layer)].norm_inputs;
         let Scratch { left, narrow: [normed, mixed, ..], wide, factors, .. } = scratch;
         let mut ends = Ends { pass, place, first: block.span.tokens.start, n, hidden, factors };
         let x = room(&mut block.hidden, n, hidden);
@@ -203,15 +207,15 @@ impl Fused {
         } else if pass.rounds() {
             let wide = room(wide, n, inner);
             multiply(pass, source, &weights.matrices[0], left, wide, |_, _| {});
-            for (row, kept) in wide.chunks_exact_mut(stride).zip(kept.rounded_rows(n, inner)) {
+            for (row, kept) in wide.chunks_exact_mut(stride).zip(kept::rounded(share).chunks_exact_mut(stride)).take(n)
+            {
                 rows::round(row, kept);
                 rows::activate_alone(activation, &mut row[..inner], bias);
             }
         } else {
-            let sums = kept.own_room(n, inner);
-            multiply(pass, source, &weights.matrices[0], left, sums, |_, _| {});
+            multiply(pass, source, &weights.matrices[0], left, share, |_, _| {});
             let wide = room(wide, n, inner);
-            for (row, sums) in wide.chunks_exact_mut(stride).zip(sums.chunks_exact(stride)).take(n) {
+            for (row, sums) in wide.chunks_exact_mut(stride).zip(share.chunks_exact(stride)).take(n) {
                 row[..inner].copy_from_slice(&sums[..inner]);
                 rows::activate_alone(activation, &mut row[..inner], bias);
             }

@@ -10,8 +10,9 @@ use crate::kernels::tiles::{Kernels, Operand, SIDE, Tiles};
 use crate::model::fused::block::room;
 use crate::model::fused::named;
 use crate::model::fused::weights::{Matrix, padded};
-use crate::model::gradient::{Buffer, Gradient, Pool};
+use crate::model::gradient::{Gradient, Pool, Room};
 use crate::model::layers::{LayerNorm, Stored};
+use crate::model::parameters::Parameter;
 
 /// Rows of a weight's gradient that one task computes: whole tiles, so many that what they are multiplied with is read
 /// from the nearer caches.
@@ -20,18 +21,24 @@ const STRIP: usize = 4 * SIDE;
 /// A matrix with its packed inputs and outputs' gradients, block by block, and the sums of the outputs' gradients.
 pub(super) type Summands<'a> = (&'a Matrix, Vec<[&'a Operand; 2]>, Vec<&'a [f64]>);
 
-/// The gradients of the weights and biases of several matrices.
+/// The gradients of the weights and biases of several matrices, in the rooms that are given, one for each trainable weight; where
+/// there are none, in those of the weights' pools.
 pub(super) fn weight_gradients(
     kernels: &Kernels,
-    pool: &Arc<Pool>,
+    given: Vec<Room>,
     matrices: &[Summands<'_>],
 ) -> Vec<(String, Gradient)> {
-    let weights = matrices.iter().flat_map(|(matrix, ..)| &matrix.weights).filter(|weight| weight.is_trainable());
-    let mut buffers: Vec<Vec<f32>> = weights.map(|weight| pool.lend(weight.value().elem_count())).collect();
-    let mut rest = &mut buffers[..];
+    let mut given = given.into_iter();
+    let weights = matrices.iter().flat_map(|(matrix, ..)| matrix.trainable_weights());
+    let room = |(weight, pool): (&Arc<Parameter>, &Arc<Pool>)| {
+        let n = weight.value().elem_count();
+        given.next().map_or_else(|| pool.lend(n), |room| room.resized(n))
+    };
+    let mut rooms: Vec<Room> = weights.map(room).collect();
+    let mut rest = &mut rooms[..];
     let mut tasks = Vec::new();
     for (matrix, operands, _) in matrices {
-        let n = matrix.weights.iter().filter(|weight| weight.is_trainable()).count();
+        let n = matrix.trainable_weights().count();
         let (own, others) = std::mem::take(&mut rest).split_at_mut(n);
         rest = others;
         let pairs: Arc<[[Tiles<'_>; 2]]> = operands.iter().map(|[input, output]| matrix.sides(input, output)).collect();
@@ -40,13 +47,12 @@ pub(super) fn weight_gradients(
     let squares: Vec<f64> =
         tasks.into_par_iter().with_max_len(1).map_init(Vec::new, |strip, task| task.run(kernels, strip)).collect();
     let mut squares = squares.into_iter();
-    let mut buffers = buffers.into_iter();
+    let mut rooms = rooms.into_iter();
     let mut all = Vec::new();
     for (matrix, _, biases) in matrices {
-        for weight in matrix.weights.iter().filter(|weight| weight.is_trainable()) {
+        for ((weight, _), room) in matrix.trainable_weights().zip(&mut rooms) {
             let sum = squares.by_ref().take(matrix.tasks_of_a_weight()).sum();
-            let buffer = Buffer::lent(buffers.next().unwrap_or_default(), pool);
-            all.push((weight.name().to_string(), Gradient::dense(weight.value().dims(), buffer, Some(sum))));
+            all.push((weight.name().to_string(), Gradient::dense(weight.value().dims(), room.into(), Some(sum))));
         }
         all.extend(matrix.bias_gradients(biases));
     }
@@ -89,13 +95,13 @@ impl Matrix {
     }
 
     /// The strips of the gradients of the trainable weights, in their order.
-    fn tasks<'a>(&self, weights: &'a mut [Vec<f32>], pairs: &Arc<[[Tiles<'a>; 2]]>) -> Vec<StripTask<'a>> {
+    fn tasks<'a>(&self, weights: &'a mut [Room], pairs: &Arc<[[Tiles<'a>; 2]]>) -> Vec<StripTask<'a>> {
         let (rows, columns, per_weight) = self.parts();
         // With several parts each begins at a whole tile, because they are filled up to 32.
         let first_of = |part: usize| if self.stored == Stored::OutIn { part * padded(self.n_out) / SIDE } else { 0 };
         let trainable = (0..self.weights.len()).filter(|number| self.weights[*number].is_trainable());
         let numbers = trainable.flat_map(|number| number * per_weight..(number + 1) * per_weight);
-        let parts = weights.iter_mut().flat_map(|weight| weight.chunks_exact_mut(rows * columns));
+        let parts = weights.iter_mut().flat_map(|weight| weight.numbers().chunks_exact_mut(rows * columns));
         let mut tasks = Vec::new();
         for (part, values) in numbers.zip(parts) {
             for (number, out) in values.chunks_mut(STRIP * columns).enumerate() {

@@ -12,6 +12,7 @@ mod decoding;
 mod embeddings;
 mod forward;
 mod gradients;
+mod kept;
 mod operation;
 mod packed;
 mod pass;
@@ -63,8 +64,8 @@ pub(super) struct Fused {
     blocks: Mutex<Vec<Vec<Block>>>,
     /// Gradients of backward passes that nobody has fetched.
     deposit: Mutex<Vec<(String, Gradient)>>,
-    /// The gradients' buffers between the steps.
-    pool: Arc<Pool>,
+    /// Room for what the halves of a layer keep that is computed again.
+    again: [Arc<Pool>; 2],
 }
 
 /// One layer: attention, then the feed-forward part.
@@ -118,7 +119,7 @@ impl Fused {
             scratches: Mutex::default(),
             blocks: Mutex::default(),
             deposit: Mutex::default(),
-            pool: Arc::default(),
+            again: Default::default(),
         })
     }
 

@@ -14,6 +14,7 @@ use crate::kernels::profile;
 use crate::kernels::tiles::Kernels;
 use crate::kernels::with_values;
 use crate::model::fused::block::Block;
+use crate::model::fused::kept::Kept;
 use crate::model::fused::pass::{Dropout, Inputs, Keep, LayerPass, Pass};
 use crate::model::fused::{Checkpointing, Fused, lock};
 use crate::model::parameters;
@@ -37,6 +38,7 @@ struct Waiting {
     pass: Pass,
     /// None after the backward, which leaves nothing for another one.
     blocks: Mutex<Vec<Block>>,
+    kept: Mutex<Kept>,
     hidden: Mutex<Option<Vec<f32>>>,
     shape: (usize, usize),
 }
@@ -72,10 +74,11 @@ impl Fused {
             embedding_dropout: Dropout::new(batch.draw, self.config.embedding_dropout, "embeddings", &numbers),
             layers: layers.collect(),
         };
+        let mut kept = self.room_to_keep(&pass, &blocks);
         let hidden = match pass.has_few_rows {
             // Within a worker thread the next task begins where the last one ended, without waking anybody.
-            true => rayon::scope(|_| self.forward(&pass, &mut blocks))?,
-            false => self.forward(&pass, &mut blocks)?,
+            true => rayon::scope(|_| self.forward(&pass, &mut blocks, &mut kept))?,
+            false => self.forward(&pass, &mut blocks, &mut kept)?,
         };
         let shape = (batch.n_tokens(), self.config.hidden_size);
         let device = batch.input_ids.device();
@@ -83,8 +86,8 @@ impl Fused {
             self.keep_blocks(blocks);
             return Ok(Tensor::from_vec(hidden, shape, device)?);
         }
-        let waiting =
-            Waiting { fused: self.clone(), pass, blocks: Mutex::new(blocks), hidden: Mutex::new(Some(hidden)), shape };
+        let (blocks, kept) = (Mutex::new(blocks), Mutex::new(kept));
+        let waiting = Waiting { fused: self.clone(), pass, blocks, kept, hidden: Mutex::new(Some(hidden)), shape };
         let anchor = Var::zeros(1, candle_core::DType::F32, device)?;
         Ok(anchor.as_tensor().apply_op1(waiting)?)
     }
@@ -115,7 +118,8 @@ impl CustomOp1 for Waiting {
                 "a second backward through the same forward: add the losses up before `backward`, or call `forward` again"
             );
         }
-        let back = |[gradient]: [&[f32]; 1]| self.fused.backward(&self.pass, &mut blocks, gradient);
+        let kept = std::mem::take(&mut *lock(&self.kept));
+        let back = |[gradient]: [&[f32]; 1]| self.fused.backward(&self.pass, &mut blocks, kept, gradient);
         let gradients = with_values([gradient], back)?.map_err(candle_core::Error::wrap)?;
         self.fused.keep_blocks(blocks);
         lock(&self.fused.deposit).extend(gradients);

@@ -13,6 +13,7 @@ use crate::kernels::tiles::Kernels;
 use crate::model::fused::pass::Keep;
 use crate::model::fused::weights::{Directions, Matrix, PackedMatrix, PackedNorm};
 use crate::model::fused::{Fused, FusedHalf, lock};
+use crate::model::gradient::Pool;
 
 /// Which half of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,12 @@ impl Fused {
         tables.chain(of_norms).chain(of_matrices).map(|parameter| parameter.variable().changes()).sum()
     }
 
+    /// How many numbers of each layer's halves' weights training changes.
+    pub(in crate::model) fn trained_in_halves(&self) -> Vec<[usize; 2]> {
+        let trained = |half: &FusedHalf| half.trainable_weights().map(|(_, n)| n).sum();
+        self.layers.iter().map(|layer| layer.halves.each_ref().map(trained)).collect()
+    }
+
     /// Calls `work` with each of `places` and its weights; those of the next place are packed meanwhile. The places come half by
     /// half, alternately.
     ///
@@ -163,6 +170,12 @@ impl FusedHalf {
         let mut gathered = Vec::new();
         let each = self.matrices.iter().zip(&mut room.matrices);
         each.into_iter().try_for_each(|(matrix, packed)| matrix.pack(kernels, directions, packed, &mut gathered))
+    }
+
+    /// The pools of the weights that training changes, with the numbers of their gradients.
+    pub(super) fn trainable_weights(&self) -> impl Iterator<Item = (&Arc<Pool>, usize)> {
+        let weights = self.matrices.iter().flat_map(Matrix::trainable_weights);
+        weights.map(|(weight, pool)| (pool, weight.value().elem_count()))
     }
 
     /// Whether training changes any of it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::kernels::tiles::{DEPTH, Kernels, Operand, Pack, Source};
 use crate::kernels::with_values;
+use crate::model::gradient::Pool;
 use crate::model::layers::{LayerNorm, Linear, Stored};
 use crate::model::parameters::Parameter;
 
@@ -13,6 +14,8 @@ use crate::model::parameters::Parameter;
 pub(super) struct Matrix {
     /// One parameter for all parts, or one for each.
     pub(super) weights: Vec<Arc<Parameter>>,
+    /// Room for the gradients of the weights.
+    pub(super) pools: Vec<Arc<Pool>>,
     pub(super) biases: Vec<Arc<Parameter>>,
     pub(super) n_in: usize,
     /// Outputs of one part.
@@ -66,6 +69,7 @@ impl Matrix {
         };
         Some(Matrix {
             weights: vec![linear.weight.clone()],
+            pools: vec![Arc::default()],
             biases: vec![linear.bias.clone()?],
             n_in,
             n_out: n_out / n_parts,
@@ -79,6 +83,7 @@ impl Matrix {
         let mut all = Matrix::of(linears[0], 1)?;
         for linear in &linears[1..] {
             all.weights.push(linear.weight.clone());
+            all.pools.push(Arc::default());
             all.biases.push(linear.bias.clone()?);
         }
         all.n_parts = linears.len();
@@ -88,6 +93,11 @@ impl Matrix {
     /// Outputs of all parts, each filled up where there are several.
     pub(super) fn width(&self) -> usize {
         if self.n_parts == 1 { self.n_out } else { self.n_parts * padded(self.n_out) }
+    }
+
+    /// The weights that training changes, with room for their gradients.
+    pub(super) fn trainable_weights(&self) -> impl Iterator<Item = (&Arc<Parameter>, &Arc<Pool>)> {
+        self.weights.iter().zip(&self.pools).filter(|(weight, _)| weight.is_trainable())
     }
 
     /// Whether training changes any of it.
