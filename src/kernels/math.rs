@@ -1,5 +1,7 @@
 //! The elementary functions of the kernels, written so that the compiler turns loops over them into SIMD code, and the
 //! choice of the instruction set at run time.
+//!
+//! Polynomials multiply and add in one rounding. Where a machine has no such instruction, that is a slow function call.
 
 /// Runs a loop body compiled for the widest instruction set of this machine. The body must be `#[inline(always)]`.
 macro_rules! simd {
@@ -48,17 +50,17 @@ pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.3, 88.37);
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
     let mut p = 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    p = p * r + 1.0;
-    p = p * r + 1.0;
+    p = r.mul_add(p, 1.0 / 720.0);
+    p = r.mul_add(p, 1.0 / 120.0);
+    p = r.mul_add(p, 1.0 / 24.0);
+    p = r.mul_add(p, 1.0 / 6.0);
+    p = r.mul_add(p, 0.5);
+    p = r.mul_add(p, 1.0);
+    p = r.mul_add(p, 1.0);
     let exponent = (shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23;
     let result = p * f32::from_bits(exponent);
     if x < -87.3 { 0.0 } else { result }
@@ -84,12 +86,12 @@ pub fn normal_cdf(x: f32) -> (f32, f32) {
         -0.3062540590763092,
         0.06346486508846283,
     ];
-    let u = 1.0 / (1.0 + 0.6 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
+    let u = 1.0 / x.abs().mul_add(0.6 * std::f32::consts::FRAC_1_SQRT_2, 1.0);
     let mut w = TAIL[9];
     let mut index = 9;
     while index > 0 {
         index -= 1;
-        w = w * u + TAIL[index];
+        w = w.mul_add(u, TAIL[index]);
     }
     let density = exp(-0.5 * x * x);
     let tail = 0.5 * density * w * u;

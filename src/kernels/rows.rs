@@ -104,7 +104,7 @@ simd! {
         for ((x, bias), slope) in x.iter_mut().zip(bias).zip(slope) {
             let z = *x + bias;
             let (cdf, density) = normal_cdf(z);
-            *slope = cdf + z * density * INVERSE_ROOT;
+            *slope = (z * INVERSE_ROOT).mul_add(density, cdf);
             *x = z * cdf;
         }
     }
@@ -197,13 +197,22 @@ simd! {
     }
 }
 
+simd! {
+    fn silu_alone(x: &mut [f32], bias: &[f32]) {
+        for (x, bias) in x.iter_mut().zip(bias) {
+            let z = *x + bias;
+            *x = z * (1.0 / (1.0 + exp(-z)));
+        }
+    }
+}
+
 /// `x = f(x + bias)` to the bits of [`activate`], where nobody needs the slopes.
 pub fn activate_alone(activation: Activation, x: &mut [f32], bias: &[f32]) {
     let mut each = |f: fn(f32) -> f32| x.iter_mut().zip(bias).for_each(|(x, bias)| *x = f(*x + bias));
     match activation {
         Activation::Gelu => gelu_alone(x, bias),
         Activation::GeluTanh => gelu_tanh_alone(x, bias),
-        Activation::Silu => each(|z| z * (1.0 / (1.0 + exp(-z)))),
+        Activation::Silu => silu_alone(x, bias),
         Activation::Relu => each(|z| if z > 0.0 { z } else { 0.0 }),
         Activation::Tanh => each(f32::tanh),
         Activation::Linear => each(|z| z),
