@@ -9,8 +9,9 @@ use crate::kernels::{profile, rows};
 use crate::model::family::Norms;
 use crate::model::fused::Fused;
 use crate::model::fused::block::{AtWork, Block, LayerMemory, LeftBehind, Scratch, room, sized};
+use crate::model::fused::course::{Task, in_order};
 use crate::model::fused::forward::{norm_rows, strip};
-use crate::model::fused::gradients::{norm_gradients, weight_gradients};
+use crate::model::fused::gradients::{WeightGradients, norm_gradients};
 use crate::model::fused::kept::{self, Kept};
 use crate::model::fused::packed::{Half, PackedHalf, PackedLayer, Place};
 use crate::model::fused::pass::{Dropout, Keep, Pass};
@@ -39,7 +40,7 @@ impl Fused {
         places.reverse();
         let mut again = PackedLayer::default();
         let mut above = None;
-        self.in_turn(pass.kernels, Directions::Backward, &places, |place, weights| {
+        self.in_turn(pass.kernels, Directions::Backward, &places, |place, weights, pack| {
             if pass.keep == Keep::Inputs && place.half == Half::FeedForward {
                 for half in Half::BOTH {
                     let place = Place { half, ..place };
@@ -59,20 +60,24 @@ impl Fused {
                 Half::Attention => (attention, &*feed_forward),
                 Half::FeedForward => (feed_forward, &*attention),
             };
-            let rooms = above.map(|above| rooms_of(pass, &mut kept, above));
+            let mut gradients = above.map(|above| {
+                let rooms = rooms_of(pass, &mut kept, above);
+                self.weight_gradients(above, rooms, other)
+            });
             let shares = kept[pass.keep.memory_of(place.layer)][place.half as usize].split();
-            let back = || {
-                let all = blocks.par_iter_mut().zip(own.par_iter_mut()).zip(shares).with_max_len(1);
-                all.for_each(|((block, behind), share)| {
+            let back = blocks.iter_mut().zip(own.iter_mut()).zip(shares).map(|((block, behind), share)| -> Task<'_> {
+                Box::new(move || {
                     self.with_scratch(|scratch| {
                         let at_work = AtWork { block, share, scratch };
                         self.half_backward(pass, place, weights, at_work, behind);
                     });
-                });
-            };
-            let gradients = || above.zip(rooms).map(|(above, rooms)| self.half_gradients(pass, above, rooms, other));
-            let (gradients, ()) = rayon::join(gradients, back);
-            all.extend(gradients.into_iter().flatten());
+                })
+            });
+            let mut tasks: Vec<Task<'_>> = back.chain([pack]).collect();
+            tasks.extend(gradients.iter_mut().flat_map(|gradients| gradients.tasks(self, pass.kernels)));
+            in_order(tasks);
+            all.extend(gradients.into_iter().flat_map(WeightGradients::finish));
+            all.extend(above.into_iter().flat_map(|above| self.norm_gradients(above, other)));
             above = Some(place);
             Ok(())
         })?;
@@ -81,15 +86,16 @@ impl Fused {
         for (block, behind) in blocks.iter_mut().zip(feed_forward) {
             block.left_behind[Half::FeedForward as usize] = behind;
         }
-        let rooms = above.map(|above| rooms_of(pass, &mut kept, above));
-        let (gradients, below) = rayon::join(
-            || above.zip(rooms).map(|(above, rooms)| self.half_gradients(pass, above, rooms, &attention)),
-            || if first.is_none() { self.embed_backward(pass, blocks) } else { Vec::new() },
-        );
+        let mut gradients =
+            above.map(|above| self.weight_gradients(above, rooms_of(pass, &mut kept, above), &attention));
+        let strips = gradients.iter_mut().flat_map(|gradients| gradients.tasks(self, pass.kernels)).collect();
+        let embed = || if first.is_none() { self.embed_backward(pass, blocks) } else { Vec::new() };
+        let ((), below) = rayon::join(|| in_order(strips), embed);
+        all.extend(gradients.into_iter().flat_map(WeightGradients::finish));
+        all.extend(above.into_iter().flat_map(|above| self.norm_gradients(above, &attention)));
         for (block, behind) in blocks.iter_mut().zip(attention) {
             block.left_behind[Half::Attention as usize] = behind;
         }
-        all.extend(gradients.into_iter().flatten());
         all.extend(below);
         Ok(all)
     }
@@ -222,23 +228,24 @@ impl Fused {
         normed
     }
 
-    /// The gradients of a half's parameters, from what the blocks have left.
-    fn half_gradients(
-        &self,
-        pass: &Pass,
+    /// The gradients of a half's weights, to be formed from what the blocks have left.
+    fn weight_gradients<'a>(
+        &'a self,
         place: Place,
         rooms: Vec<Room>,
-        left_behind: &[LeftBehind],
-    ) -> Vec<(String, Gradient)> {
-        let half = self.half(place);
-        let matrices = half.matrices.iter().enumerate().map(|(which, matrix)| {
+        left_behind: &'a [LeftBehind],
+    ) -> WeightGradients<'a> {
+        let matrices = self.half(place).matrices.iter().enumerate().map(|(which, matrix)| {
             let operands = left_behind.iter().map(|one| [&one.inputs[which], &one.outputs[which]]).collect();
             let biases = left_behind.iter().map(|one| &one.biases[which][..]).collect();
             (matrix, operands, biases)
         });
-        let mut all = weight_gradients(pass.kernels, rooms, &matrices.collect::<Vec<_>>());
-        all.extend(norm_gradients(&half.norm, left_behind.iter().map(|one| &one.norm[..])));
-        all
+        WeightGradients::new(rooms, matrices.collect())
+    }
+
+    /// The gradients of a half's norm.
+    fn norm_gradients(&self, place: Place, left_behind: &[LeftBehind]) -> Vec<(String, Gradient)> {
+        norm_gradients(&self.half(place).norm, left_behind.iter().map(|one| &one.norm[..]))
     }
 }
 

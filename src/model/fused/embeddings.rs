@@ -12,8 +12,9 @@ use crate::kernels::{profile, rows};
 use crate::model::fused::Fused;
 use crate::model::fused::backward::add_biases;
 use crate::model::fused::block::{Block, Scratch, room};
+use crate::model::fused::course::in_order;
 use crate::model::fused::forward::strip;
-use crate::model::fused::gradients::{norm_gradients, weight_gradients};
+use crate::model::fused::gradients::{WeightGradients, norm_gradients};
 use crate::model::fused::pass::{Dropout, Inputs, Keep, Pass};
 use crate::model::fused::weights::padded;
 use crate::model::gradient::{Buffer, Gradient};
@@ -100,7 +101,9 @@ impl Fused {
             });
             let operands = blocks.iter().map(|block| [&block.projected, &block.left_behind[1].outputs[0]]).collect();
             let biases = blocks.iter().map(|block| &block.left_behind[1].biases[0][..]).collect();
-            all.extend(weight_gradients(pass.kernels, Vec::new(), &[(matrix, operands, biases)]));
+            let mut gradients = WeightGradients::new(Vec::new(), vec![(matrix, operands, biases)]);
+            in_order(gradients.tasks(self, pass.kernels));
+            all.extend(gradients.finish());
         }
         let stride = padded(width);
         self.each_block(blocks, |block, scratch| {

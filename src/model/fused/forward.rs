@@ -12,10 +12,10 @@ use crate::model::family::Norms;
 use crate::model::fused::Fused;
 use crate::model::fused::attention::Head;
 use crate::model::fused::block::{AtWork, AttentionScratch, Block, LayerMemory, Scratch, Span, room, sized};
-use crate::model::fused::kept::{self, Kept, KeptHalf};
+use crate::model::fused::kept::{self, Kept};
 use crate::model::fused::packed::{Half, PackedHalf, Place};
 use crate::model::fused::pass::{Dropout, Keep, LayerPass, Pass};
-use crate::model::fused::weights::{Directions, PackedMatrix, PackedNorm, padded};
+use crate::model::fused::weights::{PackedMatrix, PackedNorm, padded};
 
 impl Fused {
     /// The last hidden states of a batch, `(tokens, hidden)`.
@@ -31,13 +31,9 @@ impl Fused {
                 }
             });
         } else {
-            self.in_turn(pass.kernels, Directions::Forward, &self.places(0), |place, weights| {
-                let kept = &mut kept[pass.keep.memory_of(place.layer)][place.half as usize];
-                self.each_block_with(blocks, kept, |at_work| {
-                    self.keep_start(pass, place, at_work.block);
-                    self.half_forward(pass, place, weights, at_work);
-                });
-                Ok(())
+            self.forward_in_turn(pass, blocks, kept, |place, weights, at_work| {
+                self.keep_start(pass, place, at_work.block);
+                self.half_forward(pass, place, weights, at_work);
             })?;
         }
         let (hidden, stride) = (self.config.hidden_size, padded(self.config.hidden_size));
@@ -75,12 +71,6 @@ impl Fused {
     /// Calls `work` with every block, several at a time, each with room of its own for what does not last.
     pub(super) fn each_block(&self, blocks: &mut [Block], work: impl Fn(&mut Block, &mut Scratch) + Sync) {
         blocks.par_iter_mut().with_max_len(1).for_each(|block| self.with_scratch(|scratch| work(block, scratch)));
-    }
-
-    /// As [`Fused::each_block`], with the blocks' shares of what a half keeps.
-    pub(super) fn each_block_with(&self, blocks: &mut [Block], kept: &mut KeptHalf, work: impl Fn(AtWork<'_>) + Sync) {
-        let pairs = blocks.par_iter_mut().zip(kept.split()).with_max_len(1);
-        pairs.for_each(|(block, share)| self.with_scratch(|scratch| work(AtWork { block, share, scratch })));
     }
 
     /// Keeps the input of a layer where the backward cannot make it again: of every layer where layers are computed again, and of the

@@ -2,61 +2,78 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::kernels::rows;
 use crate::kernels::sums;
 use crate::kernels::tiles::{Kernels, Operand, SIDE, Tiles};
 use crate::model::fused::block::room;
-use crate::model::fused::named;
+use crate::model::fused::course::Task;
 use crate::model::fused::weights::{Matrix, padded};
+use crate::model::fused::{Fused, named};
 use crate::model::gradient::{Gradient, Pool, Room};
 use crate::model::layers::{LayerNorm, Stored};
 use crate::model::parameters::Parameter;
 
 /// Rows of a weight's gradient that one task computes: whole tiles, so many that what they are multiplied with is read
 /// from the nearer caches.
-const STRIP: usize = 4 * SIDE;
+const STRIP: usize = 8 * SIDE;
 
 /// A matrix with its packed inputs and outputs' gradients, block by block, and the sums of the outputs' gradients.
 pub(super) type Summands<'a> = (&'a Matrix, Vec<[&'a Operand; 2]>, Vec<&'a [f64]>);
 
-/// The gradients of the weights and biases of several matrices, in the rooms that are given, one for each trainable weight; where
-/// there are none, in those of the weights' pools.
-pub(super) fn weight_gradients(
-    kernels: &Kernels,
-    given: Vec<Room>,
-    matrices: &[Summands<'_>],
-) -> Vec<(String, Gradient)> {
-    let mut given = given.into_iter();
-    let weights = matrices.iter().flat_map(|(matrix, ..)| matrix.trainable_weights());
-    let room = |(weight, pool): (&Arc<Parameter>, &Arc<Pool>)| {
-        let n = weight.value().elem_count();
-        given.next().map_or_else(|| pool.lend(n), |room| room.resized(n))
-    };
-    let mut rooms: Vec<Room> = weights.map(room).collect();
-    let mut rest = &mut rooms[..];
-    let mut tasks = Vec::new();
-    for (matrix, operands, _) in matrices {
-        let n = matrix.trainable_weights().count();
-        let (own, others) = std::mem::take(&mut rest).split_at_mut(n);
-        rest = others;
-        let pairs: Arc<[[Tiles<'_>; 2]]> = operands.iter().map(|[input, output]| matrix.sides(input, output)).collect();
-        tasks.extend(matrix.tasks(own, &pairs));
+/// The gradients of the weights and biases of several matrices while they are formed.
+pub(super) struct WeightGradients<'a> {
+    matrices: Vec<Summands<'a>>,
+    /// One for each trainable weight.
+    rooms: Vec<Room>,
+    /// The sums of the squares of all strips.
+    squares: Vec<f64>,
+}
+
+impl<'a> WeightGradients<'a> {
+    /// In the rooms that are given, one for each trainable weight; where there are none, in those of the weights' pools.
+    pub(super) fn new(given: Vec<Room>, matrices: Vec<Summands<'a>>) -> Self {
+        let mut given = given.into_iter();
+        let weights = matrices.iter().flat_map(|(matrix, ..)| matrix.trainable_weights());
+        let room = |(weight, pool): (&Arc<Parameter>, &Arc<Pool>)| {
+            let n = weight.value().elem_count();
+            given.next().map_or_else(|| pool.lend(n), |room| room.resized(n))
+        };
+        let rooms: Vec<Room> = weights.map(room).collect();
+        let each = matrices.iter().map(|(matrix, ..)| matrix.trainable_weights().count() * matrix.tasks_of_a_weight());
+        let squares = vec![0.0; each.sum()];
+        WeightGradients { matrices, rooms, squares }
     }
-    let squares: Vec<f64> =
-        tasks.into_par_iter().with_max_len(1).map_init(Vec::new, |strip, task| task.run(kernels, strip)).collect();
-    let mut squares = squares.into_iter();
-    let mut rooms = rooms.into_iter();
-    let mut all = Vec::new();
-    for (matrix, _, biases) in matrices {
-        for ((weight, _), room) in matrix.trainable_weights().zip(&mut rooms) {
-            let sum = squares.by_ref().take(matrix.tasks_of_a_weight()).sum();
-            all.push((weight.name().to_string(), Gradient::dense(weight.value().dims(), room.into(), Some(sum))));
+
+    /// What is to be done, in any order; the longest first.
+    pub(super) fn tasks<'s>(&'s mut self, fused: &'s Fused, kernels: &'static Kernels) -> Vec<Task<'s>> {
+        let (mut rest, mut strips) = (&mut self.rooms[..], Vec::new());
+        for (matrix, operands, _) in &self.matrices {
+            let (own, others) = std::mem::take(&mut rest).split_at_mut(matrix.trainable_weights().count());
+            rest = others;
+            let pairs: Arc<[_]> = operands.iter().map(|[input, output]| matrix.sides(input, output)).collect();
+            strips.extend(matrix.tasks(own, &pairs));
         }
-        all.extend(matrix.bias_gradients(biases));
+        let mut strips: Vec<_> = strips.into_iter().zip(&mut self.squares).collect();
+        strips.sort_by_key(|(strip, _)| usize::MAX - strip.out.len());
+        let task = |(strip, square): (StripTask<'s>, &'s mut f64)| -> Task<'s> {
+            Box::new(move || fused.with_scratch(|scratch| *square = strip.run(kernels, &mut scratch.wide)))
+        };
+        strips.into_iter().map(task).collect()
     }
-    all
+
+    /// The gradients by name, when all tasks are done.
+    pub(super) fn finish(self) -> Vec<(String, Gradient)> {
+        let (mut squares, mut rooms) = (self.squares.into_iter(), self.rooms.into_iter());
+        let mut all = Vec::new();
+        for (matrix, _, biases) in &self.matrices {
+            for ((weight, _), room) in matrix.trainable_weights().zip(&mut rooms) {
+                let sum = squares.by_ref().take(matrix.tasks_of_a_weight()).sum();
+                all.push((weight.name().to_string(), Gradient::dense(weight.value().dims(), room.into(), Some(sum))));
+            }
+            all.extend(matrix.bias_gradients(biases));
+        }
+        all
+    }
 }
 
 /// A norm's gradients from the sums of all blocks, in their order.

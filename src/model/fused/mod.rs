@@ -8,6 +8,7 @@
 mod attention;
 mod backward;
 mod block;
+mod course;
 mod decoding;
 mod embeddings;
 mod forward;

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::kernels::tiles::Kernels;
+use crate::model::fused::course::Task;
 use crate::model::fused::pass::Keep;
 use crate::model::fused::weights::{Directions, Matrix, PackedMatrix, PackedNorm};
 use crate::model::fused::{Fused, FusedHalf, lock};
@@ -114,8 +115,8 @@ impl Fused {
         self.layers.iter().map(|layer| layer.halves.each_ref().map(trained)).collect()
     }
 
-    /// Calls `work` with each of `places` and its weights; those of the next place are packed meanwhile. The places come half by
-    /// half, alternately.
+    /// Calls `work` with each of `places`, its weights and a task that packs those of the next place. The places come half by half,
+    /// alternately.
     ///
     /// # Errors
     /// Those of the tensor operations.
@@ -124,7 +125,7 @@ impl Fused {
         kernels: &Kernels,
         directions: Directions,
         places: &[Place],
-        mut work: impl FnMut(Place, &PackedHalf) -> Result<()> + Send,
+        mut work: impl FnMut(Place, &PackedHalf, Task<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut turns = lock(&self.turns).pop().unwrap_or_default();
         let [attention, feed_forward] = &mut turns;
@@ -137,12 +138,11 @@ impl Fused {
                 Half::Attention => (&*attention, &mut *feed_forward),
                 Half::FeedForward => (&*feed_forward, &mut *attention),
             };
-            let pack = || match places.get(number + 1) {
-                Some(next) => self.pack_half(kernels, directions, *next, other),
-                None => Ok(()),
-            };
-            let (packed, worked) = rayon::join(pack, || work(place, now));
-            packed.and(worked)?;
+            let mut packed = Ok(());
+            let next = places.get(number + 1);
+            let pack = || packed = next.map_or(Ok(()), |next| self.pack_half(kernels, directions, *next, other));
+            work(place, now, Box::new(pack))?;
+            packed?;
         }
         lock(&self.turns).push(turns);
         Ok(())
