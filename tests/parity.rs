@@ -165,7 +165,7 @@ fn the_tiny_model_trains_as_in_hugging_face() {
 }
 
 /// The base model with the head of the trace beside it, in one folder.
-fn minilm_with_head(base: &Path, head: &Path) -> tempfile::TempDir {
+pub(crate) fn minilm_with_head(base: &Path, head: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"] {
         std::fs::copy(base.join(file), folder.path().join(file)).unwrap();

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::kernels::dropout::{Site, TokenNumber};
 use crate::kernels::gemm::{Threads, View, Write, product};
-use crate::kernels::math::{exp, simd};
-use crate::kernels::{values, with_values};
+use crate::kernels::math::{LANES, exp, simd, sum};
+use crate::kernels::{rows, values, with_values};
 
 /// What attention needs to know of a batch, and of the layer.
 #[derive(Clone)]
@@ -108,7 +108,6 @@ impl Attention {
 
 simd! {
     fn softmax_rows(scores: &mut [f32], keys: usize) {
-        const LANES: usize = 16;
         for row in scores.chunks_exact_mut(keys) {
             let max = row.iter().fold(f32::NEG_INFINITY, |max, score| if *score > max { *score } else { max });
             let mut lanes = [0.0f32; LANES];
@@ -123,32 +122,9 @@ simd! {
                 *score = exp(*score - max);
                 *lane += *score;
             }
-            let inverse = 1.0 / lanes.iter().sum::<f32>();
+            let inverse = 1.0 / sum(lanes);
             for score in row {
                 *score *= inverse;
-            }
-        }
-    }
-}
-
-simd! {
-    // dS = P * (dP - sum over the row of dP * P), into dP.
-    fn softmax_backward(probabilities: &[f32], gradient: &mut [f32], keys: usize) {
-        const LANES: usize = 16;
-        for (p, g) in probabilities.chunks_exact(keys).zip(gradient.chunks_exact_mut(keys)) {
-            let mut lanes = [0.0f32; LANES];
-            let whole = keys / LANES * LANES;
-            for (p, g) in p[..whole].chunks_exact(LANES).zip(g[..whole].chunks_exact(LANES)) {
-                for ((p, g), lane) in p.iter().zip(g).zip(&mut lanes) {
-                    *lane += p * g;
-                }
-            }
-            for ((p, g), lane) in p[whole..].iter().zip(&g[whole..]).zip(&mut lanes) {
-                *lane += p * g;
-            }
-            let sum = lanes.iter().sum::<f32>();
-            for (p, g) in p.iter().zip(g) {
-                *g = p * (*g - sum);
             }
         }
     }
@@ -246,7 +222,9 @@ impl Attention {
                 multiply(&mut dp, &factors);
             }
             one((dv, out_keys), (&dropped, square.t()), (g, queries), 1.0);
-            softmax_backward(&p, &mut dp, keys);
+            for (p, dp) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)) {
+                rows::softmax_backward(p, dp);
+            }
             one((dq, out_queries), (&dp, square), (k, key_rows), scale);
             one((dk, out_keys), (&dp, square.t()), (q, queries), scale);
         }

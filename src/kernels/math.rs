@@ -40,6 +40,68 @@ macro_rules! simd {
 }
 pub(crate) use simd;
 
+/// Partial results of a row: one a SIMD lane.
+pub const LANES: usize = 16;
+
+/// Calls `each` with sixteen numbers of every slice at a time, all of them as long as the first; behind their end they are filled up.
+///
+/// The lanes of a sum stay in one register this way: a loop over single numbers at the end would take them out of it.
+#[inline(always)]
+pub fn lanes_of<const N: usize>(slices: [&[f32]; N], filling: f32, mut each: impl FnMut([[f32; LANES]; N])) {
+    let n = slices.first().map_or(0, |slice| slice.len());
+    let chunks = slices.map(|slice| slice[..n].as_chunks::<LANES>());
+    for place in 0..n / LANES {
+        each(chunks.map(|(whole, _)| whole[place]));
+    }
+    if !n.is_multiple_of(LANES) {
+        each(chunks.map(|(_, rest)| filled(rest, filling)));
+    }
+}
+
+/// Fewer than sixteen numbers, filled up.
+#[inline(always)]
+pub fn filled(rest: &[f32], filling: f32) -> [f32; LANES] {
+    let mut last = [filling; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    last
+}
+
+/// The sum of `of` over sixteen numbers of every slice at a time. `of` is zero where all of them are.
+#[inline(always)]
+pub fn sum_of<const N: usize>(slices: [&[f32]; N], of: impl Fn([f32; N]) -> f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    lanes_of(slices, 0.0, |lanes| {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            *sum += of(lanes.map(|slice| slice[lane]));
+        }
+    });
+    sum(sums)
+}
+
+/// The sum of all lanes. Halves are added to each other, so that it takes four steps that depend on each other and not fifteen.
+#[inline(always)]
+pub fn sum(lanes: [f32; LANES]) -> f32 {
+    fold(lanes, |a, b| a + b)
+}
+
+/// The largest of all lanes, in steps like those of [`sum`]; what is not a number does not count.
+#[inline(always)]
+pub fn largest(lanes: [f32; LANES]) -> f32 {
+    fold(lanes, |a, b| if b > a { b } else { a })
+}
+
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], with: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut n = LANES / 2;
+    while n > 0 {
+        for i in 0..n {
+            lanes[i] = with(lanes[i], lanes[i + n]);
+        }
+        n /= 2;
+    }
+    lanes[0]
+}
+
 /// e^x to about 2 units in the last place; underflows to 0 below -87.3 and saturates near 88.7.
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7 (remainder below 6e-9), times 2^n.

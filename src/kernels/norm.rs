@@ -4,14 +4,12 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::kernels::math::simd;
+use crate::kernels::math::{LANES, filled, lanes_of, simd, sum, sum_of};
 use crate::kernels::{Path, covers, path, values, with_values};
 use crate::tensor::ops;
 
 /// Rows a task; partial sums of the weights' gradients are made for each, so it never changes.
 const ROWS: usize = 64;
-/// Independent partial sums of a row: one a SIMD lane.
-const LANES: usize = 16;
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last dimension.
 ///
@@ -31,31 +29,53 @@ struct LayerNorm {
     eps: f32,
 }
 
-/// Sum of f(i) over a row in [`LANES`] partial sums.
-#[inline(always)]
-fn lane_sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let whole = n / LANES * LANES;
-    let mut start = 0;
-    while start < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(start + lane);
-        }
-        start += LANES;
-    }
-    for (lane, index) in (whole..n).enumerate() {
-        lanes[lane] += f(index);
-    }
-    lanes.iter().sum()
-}
-
 /// Mean and one over the standard deviation of a row.
 #[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+    let n = x.len() as f32;
+    let mean = sum_of([x], |[x]| x) / n;
+    let mut squares = [0.0f32; LANES];
+    // What fills up the last lanes does not differ from the mean.
+    lanes_of([x], mean, |[x]| {
+        for (square, x) in squares.iter_mut().zip(x) {
+            *square = (x - mean).mul_add(x - mean, *square);
+        }
+    });
+    (mean, 1.0 / (sum(squares) / n + eps).sqrt())
+}
+
+/// With d and z as in [`backward`]: the means of d and of d z over a row.
+#[inline(always)]
+fn means(x: &[f32], weight: &[f32], gradient: &[f32], mean: f32, inverse: f32) -> (f32, f32) {
     let n = x.len();
-    let mean = lane_sum(n, |i| x[i]) / n as f32;
-    let variance = lane_sum(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
-    (mean, 1.0 / (variance + eps).sqrt())
+    let (mut d, mut dz) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let (x, x_rest) = x.as_chunks::<LANES>();
+    let (weight, weight_rest) = weight[..n].as_chunks::<LANES>();
+    let (gradient, gradient_rest) = gradient[..n].as_chunks::<LANES>();
+    for ((x, weight), gradient) in x.iter().zip(weight).zip(gradient) {
+        add_to_means(x, weight, gradient, mean, inverse, [&mut d, &mut dz]);
+    }
+    if !x_rest.is_empty() {
+        let [x, weight, gradient] = [x_rest, weight_rest, gradient_rest].map(|rest| filled(rest, 0.0));
+        add_to_means(&x, &weight, &gradient, mean, inverse, [&mut d, &mut dz]);
+    }
+    (sum(d) / n as f32, sum(dz) / n as f32)
+}
+
+#[inline(always)]
+fn add_to_means(
+    x: &[f32; LANES],
+    weight: &[f32; LANES],
+    gradient: &[f32; LANES],
+    mean: f32,
+    inverse: f32,
+    [d, dz]: [&mut [f32; LANES]; 2],
+) {
+    for i in 0..LANES {
+        let product = gradient[i] * weight[i];
+        d[i] += product;
+        dz[i] = product.mul_add((x[i] - mean) * inverse, dz[i]);
+    }
 }
 
 simd! {
@@ -63,8 +83,8 @@ simd! {
         let n = weight.len();
         for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
             let (mean, inverse) = moments(x, eps);
-            for i in 0..n {
-                y[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
+            for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                *y = ((x - mean) * inverse).mul_add(*weight, *bias);
             }
         }
     }
@@ -77,8 +97,8 @@ simd! {
         let (dw, db) = sums.split_at_mut(n);
         for ((x, g), dx) in x.chunks_exact(n).zip(gradient.chunks_exact(n)).zip(dx.chunks_exact_mut(n)) {
             let (mean, inverse) = moments(x, eps);
-            let mean_d = lane_sum(n, |i| g[i] * weight[i]) / n as f32;
-            let mean_dz = lane_sum(n, |i| g[i] * weight[i] * (x[i] - mean) * inverse) / n as f32;
+            let (mean_d, mean_dz) = means(x, weight, g, mean, inverse);
+            let (dw, db) = (&mut dw[..n], &mut db[..n]);
             for i in 0..n {
                 let z = (x[i] - mean) * inverse;
                 dx[i] = inverse * (g[i] * weight[i] - mean_d - z * mean_dz);

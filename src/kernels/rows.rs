@@ -1,7 +1,7 @@
 //! What the fused encoder does with single rows between its products: biases, activations with their slopes, dropout with the
 //! residual, layer norms, softmax. Each has its twin in `tensor::ops`, of which the reference path is made.
 
-use crate::kernels::math::{exp, normal_cdf, simd};
+use crate::kernels::math::{LANES, exp, largest, normal_cdf, simd, sum, sum_of};
 use crate::kernels::norm;
 use crate::tensor::ops::Activation;
 
@@ -57,20 +57,8 @@ simd! {
 simd! {
     /// The products of a query with keys that stand `stride` apart.
     pub fn dots(query: &[f32], keys: &[f32], stride: usize, scores: &mut [f32]) {
-        const LANES: usize = 16;
-        let whole = query.len() / LANES * LANES;
         for (score, key) in scores.iter_mut().zip(keys.chunks(stride)) {
-            let key = &key[..query.len()];
-            let mut lanes = [0.0f32; LANES];
-            for (q, k) in query[..whole].chunks_exact(LANES).zip(key[..whole].chunks_exact(LANES)) {
-                for ((q, k), lane) in q.iter().zip(k).zip(&mut lanes) {
-                    *lane += q * k;
-                }
-            }
-            for ((q, k), lane) in query[whole..].iter().zip(&key[whole..]).zip(&mut lanes) {
-                *lane += q * k;
-            }
-            *score = lanes.iter().sum();
+            *score = sum_of([query, &key[..query.len()]], |[q, k]| q * k);
         }
     }
 }
@@ -231,35 +219,32 @@ pub fn layer_norm_backward(x: &[f32], weight: &[f32], gradient: &[f32], eps: f32
 }
 
 simd! {
-    /// One row's softmax of `scale` times the scores.
-    pub fn softmax(scores: &mut [f32], scale: f32) {
-        const LANES: usize = 16;
+    /// One row's softmax of `scale` times the first `seen` scores; zero behind them. Scores come in whole groups of [`LANES`], and
+    /// `scale` is positive.
+    pub fn softmax(scores: &mut [f32], seen: usize, scale: f32) {
+        if seen == 0 {
+            return scores.fill(0.0);
+        }
+        let (whole, behind) = scores.split_at_mut(seen.next_multiple_of(LANES));
+        behind.fill(0.0);
+        whole[seen..].fill(f32::NEG_INFINITY);
+        let (groups, _) = whole.as_chunks_mut::<LANES>();
         let mut tops = [f32::NEG_INFINITY; LANES];
-        let whole = scores.len() / LANES * LANES;
-        for chunk in scores[..whole].chunks_exact_mut(LANES) {
-            for (score, top) in chunk.iter_mut().zip(&mut tops) {
-                *score *= scale;
+        for scores in &*groups {
+            for (top, score) in tops.iter_mut().zip(scores) {
                 *top = if *score > *top { *score } else { *top };
             }
         }
-        for (score, top) in scores[whole..].iter_mut().zip(&mut tops) {
-            *score *= scale;
-            *top = if *score > *top { *score } else { *top };
-        }
-        let max = tops.iter().fold(f32::NEG_INFINITY, |max, top| if *top > max { *top } else { max });
-        let mut lanes = [0.0f32; LANES];
-        for chunk in scores[..whole].chunks_exact_mut(LANES) {
-            for (score, lane) in chunk.iter_mut().zip(&mut lanes) {
-                *score = exp(*score - max);
-                *lane += *score;
+        let top = largest(tops);
+        let mut sums = [0.0f32; LANES];
+        for scores in &mut *groups {
+            for (score, sum) in scores.iter_mut().zip(&mut sums) {
+                *score = exp((*score - top) * scale);
+                *sum += *score;
             }
         }
-        for (score, lane) in scores[whole..].iter_mut().zip(&mut lanes) {
-            *score = exp(*score - max);
-            *lane += *score;
-        }
-        let inverse = 1.0 / lanes.iter().sum::<f32>();
-        for score in scores {
+        let inverse = 1.0 / sum(sums);
+        for score in whole {
             *score *= inverse;
         }
     }
@@ -287,20 +272,9 @@ simd! {
 simd! {
     /// One row's softmax backward: `gradient = p * (gradient - sum(gradient * p))`.
     pub fn softmax_backward(probabilities: &[f32], gradient: &mut [f32]) {
-        const LANES: usize = 16;
-        let mut lanes = [0.0f32; LANES];
-        let whole = probabilities.len() / LANES * LANES;
-        for (p, g) in probabilities[..whole].chunks_exact(LANES).zip(gradient[..whole].chunks_exact(LANES)) {
-            for ((p, g), lane) in p.iter().zip(g).zip(&mut lanes) {
-                *lane += p * g;
-            }
-        }
-        for ((p, g), lane) in probabilities[whole..].iter().zip(&gradient[whole..]).zip(&mut lanes) {
-            *lane += p * g;
-        }
-        let sum = lanes.iter().sum::<f32>();
+        let dot = sum_of([probabilities, gradient], |[p, g]| p * g);
         for (p, g) in probabilities.iter().zip(gradient) {
-            *g = p * (*g - sum);
+            *g = p * (*g - dot);
         }
     }
 }

@@ -90,7 +90,9 @@ pub enum Write {
 /// A packed matrix: `sides` tiles of rows or columns by the tiles of `depth` numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Operand {
+    /// More than are used where it was larger before.
     lines: Vec<Line>,
+    n_lines: usize,
     sides: usize,
     depth: usize,
 }
@@ -138,19 +140,17 @@ impl Operand {
     /// Makes room for a matrix of `side` rows (or columns) by `depth`; what was there does not matter any more.
     pub fn reserve(&mut self, element: Element, side: usize, depth: usize) {
         (self.sides, self.depth) = (side.div_ceil(SIDE), depth);
-        let lines = self.sides * depth.div_ceil(DEPTH) * element.tile_lines();
-        if self.lines.len() != lines {
-            if self.lines.capacity() < lines {
-                self.lines = Vec::with_capacity(lines);
-                pages::prefer_large(self.lines.spare_capacity_mut());
-            }
-            self.lines.resize(lines, Line([0; 64]));
+        self.n_lines = self.sides * depth.div_ceil(DEPTH) * element.tile_lines();
+        if self.lines.len() < self.n_lines {
+            self.lines = Vec::with_capacity(self.n_lines);
+            pages::prefer_large(self.lines.spare_capacity_mut());
+            self.lines.resize(self.n_lines, Line([0; 64]));
         }
     }
 
     /// All tiles.
     pub fn tiles(&self) -> Tiles<'_> {
-        Tiles { lines: &self.lines, sides: self.sides, depth: self.depth }
+        Tiles { lines: &self.lines[..self.n_lines], sides: self.sides, depth: self.depth }
     }
 
     /// The number of tiles of rows or columns.
@@ -176,7 +176,7 @@ impl Kernels {
         let _part = profile::begin(Part::Packing);
         let (side, depth) = source.side_and_depth(how);
         operand.reserve(self.element, side, depth);
-        (self.pack)(how, source, &mut operand.lines, self.element);
+        (self.pack)(how, source, &mut operand.lines[..operand.n_lines], self.element);
     }
 
     /// `out = a b` or `out += a b`: `out` has rows of `row_length` numbers. The first `rows` rows are written, in groups of
@@ -355,8 +355,9 @@ mod tests {
                     let (mut ours, mut plain) = (Operand::default(), Operand::default());
                     kernels.pack(how, source, &mut ours);
                     twin.pack(how, source, &mut plain);
-                    let same = ours.lines.iter().zip(&plain.lines).all(|(a, b)| a.0 == b.0);
-                    assert!(same && ours.lines.len() == plain.lines.len(), "{} {how:?} {side}x{depth}", kernels.name);
+                    let (ours, plain) = (ours.tiles().lines, plain.tiles().lines);
+                    let same = ours.iter().zip(plain).all(|(a, b)| a.0 == b.0);
+                    assert!(same && ours.len() == plain.len(), "{} {how:?} {side}x{depth}", kernels.name);
                 }
             }
         }

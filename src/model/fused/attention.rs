@@ -58,8 +58,7 @@ impl<'a> Head<'a> {
         self.kernels.product(queries, k.tiles(), n, scores, length, Write::Replace);
         for (place, row) in scores.chunks_exact_mut(length).take(n).enumerate() {
             let seen = if self.is_causal { self.n_keys.min(first + place + 1) } else { self.n_keys };
-            rows::softmax(&mut row[..seen], self.scale);
-            row[seen..].fill(0.0);
+            rows::softmax(row, seen, self.scale);
         }
     }
 

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::kernels::math::LANES;
 use crate::kernels::rows;
 use crate::kernels::tiles::Kernels;
 use crate::model::fused::Fused;
@@ -188,11 +189,11 @@ impl Decoding {
         heads.into_par_iter().with_min_len(2).for_each_init(
             Vec::new,
             |scores, ([keys, values], n, query, head, out)| {
-                let scores = sized(scores, n);
+                let scores = sized(scores, n.next_multiple_of(LANES));
                 let column = head * size;
-                rows::dots(query, &keys[column..], hidden, scores);
-                rows::softmax(scores, scale);
-                rows::weighted_sum(scores, &values[column..], hidden, out);
+                rows::dots(query, &keys[column..], hidden, &mut scores[..n]);
+                rows::softmax(scores, n, scale);
+                rows::weighted_sum(&scores[..n], &values[column..], hidden, out);
             },
         );
     }
