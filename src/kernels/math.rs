@@ -45,7 +45,9 @@ pub const LANES: usize = 16;
 
 /// Calls `each` with sixteen numbers of every slice at a time, all of them as long as the first; behind their end they are filled up.
 ///
-/// The lanes of a sum stay in one register this way: a loop over single numbers at the end would take them out of it.
+/// The lanes of a sum stay in one register this way: a loop over single numbers at the end would take them out of it. `each` is
+/// called in two places, and the compiler takes a small closure alone into both: a large one would be compiled without the instruction
+/// set around it, so it is a function that is always inlined instead, as in `norm`.
 #[inline(always)]
 pub fn lanes_of<const N: usize>(slices: [&[f32]; N], filling: f32, mut each: impl FnMut([[f32; LANES]; N])) {
     let n = slices.first().map_or(0, |slice| slice.len());

@@ -311,6 +311,37 @@ mod tests {
         }
     }
 
+    /// Softmax and its backward against the formulas in f64, however many scores are seen; nothing is left behind them.
+    #[test]
+    fn softmax_is_its_formula_at_any_length() {
+        for (seen, room) in [(0, 16), (1, 16), (15, 16), (16, 32), (17, 32), (100, 128), (128, 128)] {
+            let x: Vec<f32> = (0..room).map(|i| (i * 37 % 101) as f32 * 0.3 - 15.0).collect();
+            let scale = 0.176_776_7;
+            let mut p = x.clone();
+            softmax(&mut p, seen, scale);
+            let exact = |x: f32| (f64::from(x) * f64::from(scale)).exp();
+            let total: f64 = x[..seen].iter().map(|x| exact(*x)).sum();
+            for (p, x) in p[..seen].iter().zip(&x) {
+                // An error of the exponent's argument, below 5.4 here, counts in full: 10 units in the last place with exp's own.
+                let wanted = exact(*x) / total;
+                assert!(
+                    (f64::from(*p) - wanted).abs() < 10.0 * f64::from(f32::EPSILON) * wanted,
+                    "{seen}: {p} {wanted}"
+                );
+            }
+            assert!(p[seen..].iter().all(|p| *p == 0.0), "{seen}");
+
+            let mut gradient = x.clone();
+            softmax_backward(&p[..seen], &mut gradient[..seen]);
+            let dot: f64 = p[..seen].iter().zip(&x).map(|(p, x)| f64::from(*p) * f64::from(*x)).sum();
+            for ((g, p), x) in gradient[..seen].iter().zip(&p).zip(&x) {
+                let wanted = f64::from(*p) * (f64::from(*x) - dot);
+                assert!((f64::from(*g) - wanted).abs() < 1e-5, "{seen}: {g} {wanted}");
+            }
+            assert_eq!(gradient[seen..], x[seen..]);
+        }
+    }
+
     #[test]
     fn sums_over_rows_apart_are_those_of_plain_loops() {
         for size in [1, 16, 17, 32, 64, 75] {

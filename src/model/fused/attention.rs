@@ -4,10 +4,14 @@
 //! made again, so that memory grows with the length of a row and not with its square.
 
 use crate::kernels::dropout::{Site, TokenNumber};
+use crate::kernels::math::LANES;
 use crate::kernels::rows;
 use crate::kernels::tiles::{Kernels, Operand, Pack, SIDE, Source, Write};
 use crate::model::fused::block::{AttentionScratch, room};
 use crate::model::fused::weights::padded;
+
+// Rows of scores end at whole tiles, and softmax takes whole groups of lanes.
+const _: () = assert!(SIDE.is_multiple_of(LANES));
 
 /// Queries whose probabilities are held at a time.
 const STRETCH: usize = 128;

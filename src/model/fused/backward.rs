@@ -40,7 +40,7 @@ impl Fused {
         places.reverse();
         let mut again = PackedLayer::default();
         let mut above = None;
-        self.in_turn(pass.kernels, Directions::Backward, &places, |place, weights, pack| {
+        self.backward_in_turn(pass.kernels, &places, |place, weights, pack| {
             if pass.keep == Keep::Inputs && place.half == Half::FeedForward {
                 for half in Half::BOTH {
                     let place = Place { half, ..place };
@@ -62,7 +62,7 @@ impl Fused {
             };
             let mut gradients = above.map(|above| {
                 let rooms = rooms_of(pass, &mut kept, above);
-                self.weight_gradients(above, rooms, other)
+                self.gradients_of_weights(above, rooms, other)
             });
             let shares = kept[pass.keep.memory_of(place.layer)][place.half as usize].split();
             let back = blocks.iter_mut().zip(own.iter_mut()).zip(shares).map(|((block, behind), share)| -> Task<'_> {
@@ -77,7 +77,7 @@ impl Fused {
             tasks.extend(gradients.iter_mut().flat_map(|gradients| gradients.tasks(self, pass.kernels)));
             in_order(tasks);
             all.extend(gradients.into_iter().flat_map(WeightGradients::finish));
-            all.extend(above.into_iter().flat_map(|above| self.norm_gradients(above, other)));
+            all.extend(above.into_iter().flat_map(|above| self.gradients_of_norm(above, other)));
             above = Some(place);
             Ok(())
         })?;
@@ -87,12 +87,12 @@ impl Fused {
             block.left_behind[Half::FeedForward as usize] = behind;
         }
         let mut gradients =
-            above.map(|above| self.weight_gradients(above, rooms_of(pass, &mut kept, above), &attention));
+            above.map(|above| self.gradients_of_weights(above, rooms_of(pass, &mut kept, above), &attention));
         let strips = gradients.iter_mut().flat_map(|gradients| gradients.tasks(self, pass.kernels)).collect();
         let embed = || if first.is_none() { self.embed_backward(pass, blocks) } else { Vec::new() };
         let ((), below) = rayon::join(|| in_order(strips), embed);
         all.extend(gradients.into_iter().flat_map(WeightGradients::finish));
-        all.extend(above.into_iter().flat_map(|above| self.norm_gradients(above, &attention)));
+        all.extend(above.into_iter().flat_map(|above| self.gradients_of_norm(above, &attention)));
         for (block, behind) in blocks.iter_mut().zip(attention) {
             block.left_behind[Half::Attention as usize] = behind;
         }
@@ -229,7 +229,7 @@ impl Fused {
     }
 
     /// The gradients of a half's weights, to be formed from what the blocks have left.
-    fn weight_gradients<'a>(
+    fn gradients_of_weights<'a>(
         &'a self,
         place: Place,
         rooms: Vec<Room>,
@@ -244,7 +244,7 @@ impl Fused {
     }
 
     /// The gradients of a half's norm.
-    fn norm_gradients(&self, place: Place, left_behind: &[LeftBehind]) -> Vec<(String, Gradient)> {
+    fn gradients_of_norm(&self, place: Place, left_behind: &[LeftBehind]) -> Vec<(String, Gradient)> {
         norm_gradients(&self.half(place).norm, left_behind.iter().map(|one| &one.norm[..]))
     }
 }

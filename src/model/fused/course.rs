@@ -9,9 +9,10 @@ use std::sync::{Mutex, RwLock};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::kernels::tiles::Kernels;
 use crate::model::fused::block::{AtWork, Block};
 use crate::model::fused::kept::Kept;
-use crate::model::fused::packed::{PackedHalf, Place};
+use crate::model::fused::packed::{Half, PackedHalf, Place};
 use crate::model::fused::pass::{Keep, Pass};
 use crate::model::fused::weights::Directions;
 use crate::model::fused::{Fused, lock};
@@ -32,8 +33,8 @@ pub(super) fn in_order(tasks: Vec<Task<'_>>) {
 enum Step {
     /// The weights of this half are packed, into the room of the half before the last.
     Pack(usize),
-    /// This block goes through its next half.
-    Block(usize),
+    /// This block goes through this half.
+    Block(usize, usize),
 }
 
 /// How far a forward has come. Halves are counted from 0.
@@ -66,7 +67,7 @@ impl Progress {
             .collect();
         blocks.sort_unstable();
         let pack = packs.then_some(Step::Pack(self.packed));
-        pack.into_iter().chain(blocks.into_iter().map(|(_, block)| Step::Block(block))).collect()
+        pack.into_iter().chain(blocks.into_iter().map(|(half, block)| Step::Block(block, half))).collect()
     }
 
     fn begin(&mut self) -> Option<Step> {
@@ -74,7 +75,7 @@ impl Progress {
         let step = self.ready().into_iter().next()?;
         match step {
             Step::Pack(_) => self.is_packing = true,
-            Step::Block(block) => self.blocks[block].1 = true,
+            Step::Block(block, _) => self.blocks[block].1 = true,
         }
         Some(step)
     }
@@ -82,7 +83,7 @@ impl Progress {
     fn end(&mut self, step: Step) {
         match step {
             Step::Pack(_) => (self.packed, self.is_packing) = (self.packed + 1, false),
-            Step::Block(block) => self.blocks[block] = (self.blocks[block].0 + 1, false),
+            Step::Block(block, half) => self.blocks[block] = (half + 1, false),
         }
     }
 }
@@ -123,8 +124,7 @@ impl<'a, W: Fn(Place, &PackedHalf, AtWork<'_>) + Sync> Course<'a, W> {
                     lock(&self.progress).failure = Some(error);
                 }
             }
-            Step::Block(number) => {
-                let half = lock(&self.progress).blocks[number].0;
+            Step::Block(number, half) => {
                 let room = self.rooms[half % 2].read().unwrap_or_else(|poisoned| poisoned.into_inner());
                 let mut traveller = lock(&self.blocks[number]);
                 let (block, shares) = &mut *traveller;
@@ -181,6 +181,39 @@ impl Fused {
         lock(&self.turns).push(turns);
         failure.map_or(Ok(()), Err)
     }
+
+    /// Calls `work` with each of `places`, its weights and a task that packs those of the next place. The places come half by half,
+    /// alternately.
+    ///
+    /// # Errors
+    /// Those of the tensor operations.
+    pub(super) fn backward_in_turn(
+        &self,
+        kernels: &Kernels,
+        places: &[Place],
+        mut work: impl FnMut(Place, &PackedHalf, Task<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut turns = lock(&self.turns).pop().unwrap_or_default();
+        let [attention, feed_forward] = &mut turns;
+        if let Some(first) = places.first() {
+            let room = if first.half == Half::Attention { &mut *attention } else { &mut *feed_forward };
+            self.pack_half(kernels, Directions::Backward, *first, room)?;
+        }
+        for (number, &place) in places.iter().enumerate() {
+            let (now, other) = match place.half {
+                Half::Attention => (&*attention, &mut *feed_forward),
+                Half::FeedForward => (&*feed_forward, &mut *attention),
+            };
+            let mut packed = Ok(());
+            let next = places.get(number + 1);
+            let pack =
+                || packed = next.map_or(Ok(()), |next| self.pack_half(kernels, Directions::Backward, *next, other));
+            work(place, now, Box::new(pack))?;
+            packed?;
+        }
+        lock(&self.turns).push(turns);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -211,17 +244,15 @@ mod tests {
                     progress.called += 1;
                     let step = progress.begin().unwrap();
                     let reads = |half: usize| {
-                        running
-                            .iter()
-                            .any(|other| matches!(other, Step::Block(block) if progress.blocks[*block].0 == half))
+                        running.iter().any(|other| matches!(other, Step::Block(_, other) if *other == half))
                     };
                     match step {
                         Step::Pack(half) => {
                             assert!(half < 2 || !reads(half - 2), "half {half} is packed over one that is read");
                             rooms[half % 2] = None;
                         }
-                        Step::Block(block) => {
-                            let half = progress.blocks[block].0;
+                        Step::Block(block, half) => {
+                            assert_eq!(progress.blocks[block].0, half);
                             assert_eq!(rooms[half % 2], Some(half));
                         }
                     }

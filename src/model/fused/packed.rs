@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::kernels::tiles::Kernels;
-use crate::model::fused::course::Task;
 use crate::model::fused::pass::Keep;
 use crate::model::fused::weights::{Directions, Matrix, PackedMatrix, PackedNorm};
 use crate::model::fused::{Fused, FusedHalf, lock};
@@ -113,39 +112,6 @@ impl Fused {
     pub(in crate::model) fn trained_in_halves(&self) -> Vec<[usize; 2]> {
         let trained = |half: &FusedHalf| half.trainable_weights().map(|(_, n)| n).sum();
         self.layers.iter().map(|layer| layer.halves.each_ref().map(trained)).collect()
-    }
-
-    /// Calls `work` with each of `places`, its weights and a task that packs those of the next place. The places come half by half,
-    /// alternately.
-    ///
-    /// # Errors
-    /// Those of the tensor operations.
-    pub(super) fn in_turn(
-        &self,
-        kernels: &Kernels,
-        directions: Directions,
-        places: &[Place],
-        mut work: impl FnMut(Place, &PackedHalf, Task<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let mut turns = lock(&self.turns).pop().unwrap_or_default();
-        let [attention, feed_forward] = &mut turns;
-        if let Some(first) = places.first() {
-            let room = if first.half == Half::Attention { &mut *attention } else { &mut *feed_forward };
-            self.pack_half(kernels, directions, *first, room)?;
-        }
-        for (number, &place) in places.iter().enumerate() {
-            let (now, other) = match place.half {
-                Half::Attention => (&*attention, &mut *feed_forward),
-                Half::FeedForward => (&*feed_forward, &mut *attention),
-            };
-            let mut packed = Ok(());
-            let next = places.get(number + 1);
-            let pack = || packed = next.map_or(Ok(()), |next| self.pack_half(kernels, directions, *next, other));
-            work(place, now, Box::new(pack))?;
-            packed?;
-        }
-        lock(&self.turns).push(turns);
-        Ok(())
     }
 
     /// Packs the matrices of a half.
