@@ -26,6 +26,13 @@ pub(super) fn product_bf16(product: &Product<'_>, out: &mut [f32], element: Elem
     unsafe { blocks(product, out.as_mut_ptr(), SIDE * DEPTH * 2, block_bf16) }
 }
 
+/// Asks for a cache line.
+#[inline(always)]
+fn fetch(at: *const u8) {
+    // SAFETY: fetching ahead reads nothing that the program could see, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+}
+
 /// A register block: `depth` numbers of a left tile's rows times one or two column tiles, into `out`.
 type Block = unsafe fn(
     depth: usize,
@@ -45,6 +52,11 @@ unsafe fn blocks(product: &Product<'_>, out: *mut f32, tile: usize, block: Block
     let (a, b) = (product.a.as_ptr().cast::<u8>(), product.b.as_ptr().cast::<u8>());
     let (depths, stretch) = (product.depths, STRETCH / (2 * tile));
     let row_blocks = product.rows.div_ceil(ROWS);
+    // The left operand of the next product is fetched while this one is multiplied, a share of it with each block.
+    let [next_a, next_b] = product.next.map(|tiles| tiles.lines.as_ptr().cast::<u8>());
+    let n_blocks = depths.div_ceil(stretch) * product.column_tiles.div_ceil(2) * row_blocks;
+    let share_a = product.next[0].lines.len().div_ceil(n_blocks) * 64;
+    let mut ahead_a = next_a;
     let mut first = 0;
     while first < depths {
         let count = stretch.min(depths - first);
@@ -59,24 +71,21 @@ unsafe fn blocks(product: &Product<'_>, out: *mut f32, tile: usize, block: Block
             } else if first + count < depths {
                 [0, 1].map(|side| at(side.min(product.column_tiles - 1), first + count))
             } else {
-                let (next, second) =
-                    (product.next.lines.as_ptr().cast::<u8>(), product.next.depth.div_ceil(DEPTH) * tile);
-                [next, next.wrapping_add(second)]
+                [next_b, next_b.wrapping_add(product.next[1].depth.div_ceil(DEPTH) * tile)]
             };
             let is_last = column_tile + 2 >= product.column_tiles && first + count >= depths;
-            let n_fetched = if is_last && product.next.lines.is_empty() { 0 } else { count * tile };
+            let n_fetched = if is_last && product.next[1].lines.is_empty() { 0 } else { count * tile };
             let b = [at(column_tile, first), at(column_tile + columns - 1, first)];
             let share = n_fetched.div_ceil(row_blocks).next_multiple_of(64);
             for row_block in 0..row_blocks {
-                // What comes next is fetched while this is multiplied, a share of it with each block of rows.
+                // The next columns are fetched while these are multiplied, a share of them with each block of rows.
                 let fetched = (row_block * share).min(n_fetched)..((row_block + 1) * share).min(n_fetched);
                 for offset in fetched.step_by(64) {
-                    // SAFETY: fetching ahead reads nothing that the program could see, whatever the address.
-                    unsafe {
-                        _mm_prefetch::<_MM_HINT_T1>(ahead[0].wrapping_add(offset).cast());
-                        _mm_prefetch::<_MM_HINT_T1>(ahead[1].wrapping_add(offset).cast());
-                    }
+                    fetch(ahead[0].wrapping_add(offset));
+                    fetch(ahead[1].wrapping_add(offset));
                 }
+                (0..share_a).step_by(64).for_each(|offset| fetch(ahead_a.wrapping_add(offset)));
+                ahead_a = ahead_a.wrapping_add(share_a);
                 let (row_tile, half) = (row_block * ROWS / SIDE, row_block * ROWS % SIDE);
                 // SAFETY: as above; a block's rows are half a tile, and `out` has room for whole tiles.
                 unsafe {

@@ -131,9 +131,9 @@ struct Product<'a> {
     depth: usize,
     row_length: usize,
     write: Write,
-    /// The right operand of the product that follows this one, if any: a kernel may fetch it early.
+    /// The operands of the product that follows this one, if any: a kernel may fetch them early.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "the portable kernels fetch nothing early"))]
-    next: Tiles<'a>,
+    next: [Tiles<'a>; 2],
 }
 
 impl Operand {
@@ -186,7 +186,7 @@ impl Kernels {
     /// Operands of different depth, or an output that is too small: a defect of the caller.
     pub fn product(&self, a: Tiles<'_>, b: Tiles<'_>, rows: usize, out: &mut [f32], row_length: usize, write: Write) {
         let _part = profile::begin(Part::Products);
-        self.product_before(Tiles::NONE, [a, b], rows, out, row_length, write);
+        self.product_before([Tiles::NONE; 2], [a, b], rows, out, row_length, write);
     }
 
     /// `out = a b` for a few rows, as [`Kernels::product`] writes it and to the same bits: the columns are shared out over the
@@ -231,26 +231,28 @@ impl Kernels {
         let Some([_, first]) = pairs.first() else { return };
         let sides = first.sides;
         assert!(pairs.iter().all(|[_, b]| b.sides == sides), "right operands of a sum have the same columns");
-        let part = |pair: usize, column: usize| pairs[pair][1].part(column, COLUMNS.min(sides - column));
+        let part = |pair: usize, column: usize| {
+            let [left, right] = pairs[pair];
+            [left.part(0, rows.div_ceil(SIDE)), right.part(column, COLUMNS.min(sides - column))]
+        };
         for column in (0..sides).step_by(COLUMNS) {
-            for (number, [a, _]) in pairs.iter().enumerate() {
+            for number in 0..pairs.len() {
                 let next = if number + 1 < pairs.len() {
                     part(number + 1, column)
                 } else if column + COLUMNS < sides {
                     part(0, column + COLUMNS)
                 } else {
-                    Tiles::NONE
+                    [Tiles::NONE; 2]
                 };
                 let write = if number == 0 { Write::Replace } else { Write::Add };
-                let out = &mut out[column * SIDE..];
-                self.product_before(next, [*a, part(number, column)], rows, out, row_length, write);
+                self.product_before(next, part(number, column), rows, &mut out[column * SIDE..], row_length, write);
             }
         }
     }
 
     fn product_before(
         &self,
-        next: Tiles<'_>,
+        next: [Tiles<'_>; 2],
         [a, b]: [Tiles<'_>; 2],
         rows: usize,
         out: &mut [f32],
