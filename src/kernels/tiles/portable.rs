@@ -2,7 +2,7 @@
 
 use crate::kernels::math::simd;
 use crate::kernels::tiles::pack::{part, place, planes};
-use crate::kernels::tiles::{DEPTH, Element, Pack, Product, SIDE, Write};
+use crate::kernels::tiles::{DEPTH, Element, Line, Pack, Product, SIDE, Write};
 
 /// The pairs of parts (left, right) that a product of values with this many parts sums up, the smallest first.
 pub(super) fn pairs(planes: usize) -> &'static [(usize, usize)] {
@@ -13,21 +13,35 @@ pub(super) fn pairs(planes: usize) -> &'static [(usize, usize)] {
     }
 }
 
+/// Numbers of a tile's plane.
+const NUMBERS: usize = SIDE * DEPTH;
+
+/// All tiles in f32, plane by plane: those of a left operand `[16][32]`, those of a right one `[32][16]`.
+fn in_f32(lines: &[Line], how: Pack, element: Element) -> Vec<f32> {
+    let n_planes = planes(element);
+    let at = |side: usize, depth: usize| if how == Pack::A { side * DEPTH + depth } else { depth * SIDE + side };
+    let mut places = [0; NUMBERS];
+    for side in 0..SIDE {
+        for depth in 0..DEPTH {
+            places[at(side, depth)] = place(how, element, side, depth);
+        }
+    }
+    let mut all = Vec::with_capacity(lines.len() / element.tile_lines() * n_planes * NUMBERS);
+    for tile in lines.chunks_exact(element.tile_lines()) {
+        for plane in 0..n_planes {
+            all.extend(places.iter().map(|place| part(tile, element, plane, *place)));
+        }
+    }
+    all
+}
+
 /// `out (+)= a b`, one tile of the depth after the other.
 pub(super) fn product(product: &Product<'_>, out: &mut [f32], element: Element) {
-    let each = element.tile_lines();
-    let n_planes = planes(element);
-    // One plane of a tile in f32: left `[16][32]`, right `[32][16]`.
-    let unpack = |lines: &[crate::kernels::tiles::Line], how: Pack, plane: usize, values: &mut [f32]| {
-        for side in 0..SIDE {
-            for depth in 0..DEPTH {
-                let at = if how == Pack::A { side * DEPTH + depth } else { depth * SIDE + side };
-                values[at] = part(lines, element, plane, place(how, element, side, depth));
-            }
-        }
-    };
-    let (mut left, mut right) = ([0.0f32; 3 * SIDE * DEPTH], [0.0f32; 3 * SIDE * DEPTH]);
-    for row_tile in 0..product.rows.div_ceil(SIDE) {
+    let (n_planes, row_tiles, depths) = (planes(element), product.rows.div_ceil(SIDE), product.depths);
+    let lines = |tiles: usize| tiles * depths * element.tile_lines();
+    let left = in_f32(&product.a[..lines(row_tiles)], Pack::A, element);
+    let right = in_f32(&product.b[..lines(product.column_tiles)], Pack::B, element);
+    for row_tile in 0..row_tiles {
         let rows = SIDE.min(product.rows - row_tile * SIDE);
         for column_tile in 0..product.column_tiles {
             let mut sums = [0.0f32; SIDE * SIDE];
@@ -37,15 +51,11 @@ pub(super) fn product(product: &Product<'_>, out: &mut [f32], element: Element) 
                     sums[row * SIDE..][..SIDE].copy_from_slice(&out[at..at + SIDE]);
                 }
             }
-            for depth in 0..product.depths {
-                let (a, b) = (row_tile * product.depths + depth, column_tile * product.depths + depth);
-                for plane in 0..n_planes {
-                    let range = plane * SIDE * DEPTH..(plane + 1) * SIDE * DEPTH;
-                    unpack(&product.a[a * each..][..each], Pack::A, plane, &mut left[range.clone()]);
-                    unpack(&product.b[b * each..][..each], Pack::B, plane, &mut right[range]);
-                }
+            for depth in 0..depths {
+                let left = &left[(row_tile * depths + depth) * n_planes * NUMBERS..];
+                let right = &right[(column_tile * depths + depth) * n_planes * NUMBERS..];
                 for &(l, r) in pairs(n_planes) {
-                    multiply(&left[l * SIDE * DEPTH..], &right[r * SIDE * DEPTH..], &mut sums, rows);
+                    multiply(&left[l * NUMBERS..], &right[r * NUMBERS..], &mut sums, rows);
                 }
             }
             for row in 0..rows {
@@ -58,13 +68,17 @@ pub(super) fn product(product: &Product<'_>, out: &mut [f32], element: Element) 
 
 simd! {
     fn multiply(left: &[f32], right: &[f32], sums: &mut [f32], rows: usize) {
-        for (row, sums) in sums.chunks_exact_mut(SIDE).take(rows).enumerate() {
-            for depth in 0..DEPTH {
-                let value = left[row * DEPTH + depth];
-                for (sum, right) in sums.iter_mut().zip(&right[depth * SIDE..][..SIDE]) {
+        let (right, _) = right.as_chunks::<SIDE>();
+        let strips = left.as_chunks::<DEPTH>().0.iter().zip(sums.as_chunks_mut::<SIDE>().0);
+        for (left, sums) in strips.take(rows) {
+            // In registers while the depth runs by.
+            let mut own = *sums;
+            for (value, right) in left.iter().zip(right) {
+                for (sum, right) in own.iter_mut().zip(right) {
                     *sum += value * right;
                 }
             }
+            *sums = own;
         }
     }
 }
