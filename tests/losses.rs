@@ -6,12 +6,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helper may fail loudly")]
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use indexmap::IndexMap;
 use retune::batch::{Batch, Features};
 use retune::data::Value;
 use retune::error::{Place, Result};
 use retune::head::spans::span_loss;
+use retune::kernels::linear::linear;
+use retune::kernels::vocabulary_loss;
 use retune::tensor::loss::{CrossEntropy, bce_with_logits, cross_entropy, mse};
 use retune::tensor::ops;
 
@@ -124,4 +126,41 @@ fn a_label_out_of_range_names_its_item() {
         "a label is 3, but must be 0 to 2 (3 classes) or -100 (ignored) (item 2 of the batch)"
     );
     assert_eq!(error.places(), [Place::Item(2)]);
+}
+
+/// The loss of a layer with a vocabulary's number of outputs goes on from the layer: loss and gradients are those of single
+/// operations, whatever the labels that do not count and the smoothing, and when the scores are used elsewhere too.
+#[test]
+fn the_loss_of_a_layer_is_that_of_its_scores() {
+    let (n, n_in, n_out) = (37, 24, 1500);
+    let numbers = |n: usize, scale: f32| -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 % 1009) as f32 / 1009.0 - 0.5) * scale).collect()
+    };
+    let variable = |values: Vec<f32>, dims: &[usize]| Var::from_vec(values, dims, &Device::Cpu).unwrap();
+    let x = variable(numbers(n * n_in, 3.0), &[n, n_in]);
+    let weight = variable(numbers(n_out * n_in, 2.0), &[n_out, n_in]);
+    let bias = variable(numbers(n_out, 1.0), &[n_out]);
+    let targets: Vec<i64> = (0..n as i64).map(|i| if i % 4 == 3 { -100 } else { i * 397 % n_out as i64 }).collect();
+    for smoothing in [0.0, 0.1] {
+        let settings = CrossEntropy { label_smoothing: smoothing, ..CrossEntropy::default() };
+        let loss_of = |scores: Tensor| {
+            let elsewhere = (scores.narrow(0, 3, 2).unwrap().sqr().unwrap().mean_all().unwrap() * 0.01).unwrap();
+            (vocabulary_loss::cross_entropy(&scores, &labels(&targets), &settings).unwrap() + elsewhere).unwrap()
+        };
+        let found = loss_of(linear(&x, &weight, Some(&bias)).unwrap());
+        // In f64, where single operations compute.
+        let wide = |var: &Var| Var::from_tensor(&var.to_dtype(DType::F64).unwrap()).unwrap();
+        let plain = [wide(&x), wide(&weight), wide(&bias)];
+        let expected = loss_of(ops::linear(&plain[0], &plain[1], Some(&plain[2])).unwrap());
+        close("loss", found.to_scalar().unwrap(), expected.to_scalar().unwrap());
+        let (found, expected) = (found.backward().unwrap(), expected.backward().unwrap());
+        for (var, plain) in [&x, &weight, &bias].into_iter().zip(&plain) {
+            let found = found.get(var).unwrap().to_dtype(DType::F64).unwrap();
+            let expected = expected.get(plain).unwrap();
+            let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar::<f64>().unwrap();
+            let error = norm(&(&found - expected).unwrap()) / norm(expected);
+            // What f32 and six products of bf16 keep of a gradient.
+            assert!(error < 3e-6, "smoothing {smoothing}, gradient of {:?}: {error:e}", var.dims());
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::error::{Result, What};
 use crate::head::script::convert::{ScriptResult, from_dynamic, raise, type_name};
 use crate::head::spans;
-use crate::kernels::linear;
+use crate::kernels::{linear, vocabulary_loss};
 use crate::tensor::arithmetic::as_float;
 use crate::tensor::loss::{self, CrossEntropy};
 use crate::tensor::ops;
@@ -30,7 +30,7 @@ mod losses {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn linear(x: Tensor, weight: Tensor, bias: Tensor) -> ScriptResult<Tensor> {
-        as_float(&x).and_then(|x| ops::linear(&x, &weight, Some(&bias))).map_err(raise)
+        as_float(&x).and_then(|x| linear::linear(&x, &weight, Some(&bias))).map_err(raise)
     }
 
     /// A linear layer without bias: `x W^T`.
@@ -76,7 +76,7 @@ mod losses {
     /// ```
     #[rhai_fn(name = "cross_entropy", return_raw)]
     pub fn cross_entropy_by_default(logits: Tensor, labels: Tensor) -> ScriptResult<Tensor> {
-        loss::cross_entropy(&logits, &labels, &CrossEntropy::default()).map_err(raise)
+        vocabulary_loss::cross_entropy(&logits, &labels, &CrossEntropy::default()).map_err(raise)
     }
 
     /// Cross entropy with options, as in PyTorch: `ignore_index` (-100), `label_smoothing` (0.0), `weight` (one number a class).
@@ -92,7 +92,9 @@ mod losses {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn cross_entropy(logits: Tensor, labels: Tensor, options: Map) -> ScriptResult<Tensor> {
-        super::settings(options, &logits).and_then(|set| loss::cross_entropy(&logits, &labels, &set)).map_err(raise)
+        super::settings(options, &logits)
+            .and_then(|set| vocabulary_loss::cross_entropy(&logits, &labels, &set))
+            .map_err(raise)
     }
 
     /// The mean squared difference of two tensors of one shape.

@@ -2,15 +2,17 @@
 //!
 //! The trainer needs neither: it says so with each batch, and adds up the gradients of a window by itself.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backprop::GradStore;
 use indexmap::IndexMap;
 
 use crate::error::Result;
-use crate::model::gradient::Gradient;
-use crate::model::parameters::Parameters;
+use crate::kernels::linear::GradientSink;
+use crate::model::gradient::{Gradient, Pool};
+use crate::model::parameters::{Parameter, Parameters};
 
 /// Gradients by parameter name.
 pub type Gradients = IndexMap<String, Gradient>;
@@ -47,23 +49,57 @@ impl LoopState {
     }
 
     pub(super) fn gradients(&self) -> MutexGuard<'_, Gradients> {
-        self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.gradients)
     }
 }
 
-/// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them, and those that the fused encoder has
-/// left, to `sums`. Gives their number.
+/// Gradients of the head's largest weights, in rooms that come back when they are dropped.
+#[derive(Debug, Default)]
+pub(super) struct Deposit {
+    gradients: Mutex<Vec<(String, Gradient)>>,
+    pools: Mutex<HashMap<String, Arc<Pool>>>,
+}
+
+impl Deposit {
+    /// The sink of a model with these parameters.
+    pub(super) fn sink(self: &Arc<Self>, parameters: &Parameters) -> GradientSink {
+        let (deposit, parameters) = (self.clone(), parameters.clone());
+        Arc::new(move |tensor, write| {
+            let all = parameters.all();
+            let is_it = |parameter: &&Arc<Parameter>| parameter.value().id() == tensor.id();
+            let Some(parameter) = all.iter().find(is_it) else { return false };
+            let (name, value) = (parameter.name().to_string(), parameter.value());
+            let pool = lock(&deposit.pools).entry(name.clone()).or_default().clone();
+            let mut room = pool.lend(value.elem_count());
+            write(room.numbers());
+            lock(&deposit.gradients).push((name, Gradient::dense(value.dims(), room.into(), None)));
+            true
+        })
+    }
+
+    /// The gradients since the last call, by name.
+    pub(super) fn take(&self) -> Vec<(String, Gradient)> {
+        std::mem::take(&mut *lock(&self.gradients))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them, and those that were left beside it, to
+/// `sums`. Gives their number.
 ///
 /// # Errors
 /// A tensor operation that fails.
 pub(super) fn collect(
     parameters: &Parameters,
-    of_encoder: Vec<(String, Gradient)>,
+    beside: Vec<(String, Gradient)>,
     store: &mut GradStore,
     sums: &mut Gradients,
 ) -> Result<usize> {
     let mut by_name: IndexMap<String, Vec<Gradient>> = IndexMap::new();
-    for (name, gradient) in of_encoder {
+    for (name, gradient) in beside {
         by_name.entry(name).or_default().push(gradient);
     }
     let mut count = 0;

@@ -12,10 +12,11 @@ use crate::batch::{Batch, Features, ListLabels};
 use crate::data::files::Folder;
 use crate::data::{Row, Value, durable};
 use crate::error::{Error, Result, What};
-use crate::head::autograd::{self, Gradients, LoopState, Mode};
+use crate::head::autograd::{self, Deposit, Gradients, LoopState, Mode};
 use crate::head::generation::defaults;
 use crate::head::output::Leading;
 use crate::head::{Function, Head, HeadBuilder, Output, Task};
+use crate::kernels::linear::{OfModel, WithinModel};
 use crate::kernels::profile::{self, Part};
 use crate::model::backbone::LoadSettings;
 use crate::model::encoder::Encoder;
@@ -40,6 +41,7 @@ struct Inner {
     leading: OnceLock<Vec<Leading>>,
     report: LoadReport,
     state: LoopState,
+    head_gradients: Arc<Deposit>,
     /// Where it was loaded from: the tokenizer's files lie beside the weights.
     folder: Option<Folder>,
     tokenizer: RwLock<Option<Tokenizer>>,
@@ -149,6 +151,7 @@ impl Model {
             leading: OnceLock::new(),
             report,
             state: LoopState::default(),
+            head_gradients: Arc::default(),
             generation_config: folder.map(defaults::read).transpose()?.unwrap_or_default(),
             folder: folder.cloned(),
             tokenizer: RwLock::default(),
@@ -210,8 +213,9 @@ impl Model {
     /// # Errors
     /// A tensor operation that fails.
     pub fn collect_gradients(&self, store: &mut GradStore, sums: &mut Gradients) -> Result<usize> {
-        let of_encoder = self.0.encoder.take_gradients();
-        autograd::collect(&self.0.parameters, of_encoder, store, sums)
+        // The whole of a table comes first: the rows that tokens looked up are added to it where it stands.
+        let beside = self.0.head_gradients.take().into_iter().chain(self.0.encoder.take_gradients());
+        autograd::collect(&self.0.parameters, beside.collect(), store, sums)
     }
 
     /// The name the model was asked for by.
@@ -304,8 +308,15 @@ impl Model {
         batch.start_forward();
         let hidden = self.0.encoder.forward(batch)?;
         let _part = profile::begin(Part::Head);
+        let _within = self.within();
         let head = self.head();
         head.task.forward(&head.state, &hidden, batch).map_err(|error| batch.relocate(error))
+    }
+
+    /// The head's layers are part of this model for as long as the guard lives.
+    fn within(&self) -> WithinModel {
+        let sink = Some(self.0.head_gradients.sink(&self.0.parameters));
+        WithinModel::set(OfModel { precision: self.0.encoder.precision(), sink })
     }
 
     /// The head's output for hidden states that come from elsewhere, as [`Model::forward`] gives it for the encoder's.
@@ -314,6 +325,7 @@ impl Model {
     /// What the task raises.
     pub fn head_forward(&self, hidden: &Tensor, batch: &Batch) -> Result<Output> {
         batch.start_forward();
+        let _within = self.within();
         let head = self.head();
         head.task.forward(&head.state, hidden, batch).map_err(|error| batch.relocate(error))
     }

@@ -21,6 +21,8 @@ pub mod residual;
 pub mod rows;
 pub mod sums;
 pub mod tiles;
+pub(crate) mod vocabulary;
+pub mod vocabulary_loss;
 
 use std::sync::OnceLock;
 

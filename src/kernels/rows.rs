@@ -1,7 +1,7 @@
 //! What the fused encoder does with single rows between its products: biases, activations with their slopes, dropout with the
 //! residual, layer norms, softmax. Each has its twin in `tensor::ops`, of which the reference path is made.
 
-use crate::kernels::math::{LANES, exp, largest, normal_cdf, simd, sum, sum_of};
+use crate::kernels::math::{LANES, exp, lanes_of, largest, normal_cdf, simd, sum, sum_of};
 use crate::kernels::norm;
 use crate::tensor::ops::Activation;
 
@@ -246,6 +246,41 @@ simd! {
         let inverse = 1.0 / sum(sums);
         for score in whole {
             *score *= inverse;
+        }
+    }
+}
+
+simd! {
+    /// The largest number of a row and of what `top` holds; what is not a number does not count.
+    pub fn top(row: &[f32], top: &mut [f32; 1]) {
+        let mut tops = [top[0]; LANES];
+        lanes_of([row], f32::NEG_INFINITY, |[lanes]| {
+            for (top, x) in tops.iter_mut().zip(lanes) {
+                *top = if x > *top { x } else { *top };
+            }
+        });
+        top[0] = largest(tops);
+    }
+}
+
+simd! {
+    /// Adds the sum of e^(x - top) over some numbers.
+    pub fn add_exps(row: &[f32], top: f32, total: &mut [f64; 1]) {
+        let mut sums = [0.0f32; LANES];
+        lanes_of([row], f32::NEG_INFINITY, |[lanes]| {
+            for (sum, x) in sums.iter_mut().zip(lanes) {
+                *sum += exp(x - top);
+            }
+        });
+        total[0] += f64::from(sum(sums));
+    }
+}
+
+simd! {
+    /// `factor e^(score - top) - off`: a multiple of the softmax of some scores of a row, less a number.
+    pub fn softmax_less(scores: &[f32], top: f32, factor: f32, off: f32, out: &mut [f32]) {
+        for (out, score) in out.iter_mut().zip(scores) {
+            *out = factor * exp(score - top) - off;
         }
     }
 }

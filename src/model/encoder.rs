@@ -13,7 +13,7 @@ use crate::error::{Error, Place, Result, What};
 use crate::kernels::activation::activation;
 use crate::kernels::attention::Attention;
 use crate::kernels::dropout::{Site, TokenNumber};
-use crate::kernels::tiles::{Kernels, Precision};
+use crate::kernels::tiles::Kernels;
 use crate::kernels::{self, residual};
 use crate::model::family::{EncoderConfig, Family, Norms};
 pub use crate::model::fused::Checkpointing;
@@ -190,16 +190,6 @@ impl Encoder {
         };
         let scales = (0..self.layers.len()).map(|number| self.scale(number) as f32).collect();
         fused.call(Call { batch, kernels, positions: self.position_entries(batch)?, scales })
-    }
-
-    /// Sets how exact the products of the fused encoder are from now on; returns how exact they were.
-    pub fn set_precision(&self, precision: Precision) -> Precision {
-        self.fused.as_ref().map(|fused| fused.set_precision(precision)).unwrap_or_default()
-    }
-
-    /// Switches gradient checkpointing of the fused encoder; returns what it was before.
-    pub fn set_checkpointing(&self, checkpointing: Checkpointing) -> Checkpointing {
-        self.fused.as_ref().map(|fused| fused.set_checkpointing(checkpointing)).unwrap_or_default()
     }
 
     /// The gradients that backward passes through the fused encoder have left since the last call, by name.

@@ -195,6 +195,12 @@ impl Gradient {
                 let chunks = sum.par_chunks_mut(CHUNK).zip(others.values().par_chunks(CHUNK));
                 chunks.for_each(|(sum, other)| rows::add(sum, other));
             }
+            (Values::Dense(mine), Values::Rows(others, added)) if self.dims == other.dims => {
+                let sum = mine.for_change();
+                for (row, added) in others.iter().zip(added.values().chunks_exact(width)) {
+                    rows::add(&mut sum[*row as usize * width..][..width], added);
+                }
+            }
             (Values::Rows(mine, values), Values::Rows(others, added)) if self.dims == other.dims => {
                 let (merged, sum) = merge((mine, values.values()), (others, added.values()), width);
                 *values = Buffer::owned(sum);

@@ -121,7 +121,7 @@ pub fn apply(code: u32, x: &[Tensor], ints: &[i64], floats: &[f64]) -> Result<Op
                 label_smoothing: floats.first().copied().unwrap_or(0.0),
                 weight: x.get(2).cloned(),
             };
-            loss::cross_entropy(first, &x[1], &settings)?
+            kernels::vocabulary_loss::cross_entropy(first, &x[1], &settings)?
         }
         op::MSE_LOSS => loss::mse(first, &x[1])?,
         op::BCE_WITH_LOGITS => loss::bce_with_logits(first, &x[1])?,

@@ -7,17 +7,18 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 /// What each row is compared with, and how much it counts.
-pub(super) struct Targets {
+#[derive(Clone, Debug)]
+pub struct Targets {
     /// The class of each row; rows that take no part have any class.
-    pub(super) classes: Vec<u32>,
+    pub classes: Vec<u32>,
     /// Whether each row takes part.
-    pub(super) kept: Vec<bool>,
+    pub kept: Vec<bool>,
     /// A weight for each class.
-    pub(super) weights: Option<Vec<f32>>,
+    pub weights: Option<Vec<f32>>,
     /// The share of the target that is spread over all classes.
-    pub(super) smoothing: f64,
+    pub smoothing: f64,
     /// One over the sum of the weights of the rows that take part; 0 where there is none.
-    pub(super) scale: f64,
+    pub scale: f64,
 }
 
 /// The loss of `logits` `(items, classes)`, f32 on the CPU: a scalar.

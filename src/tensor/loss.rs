@@ -6,7 +6,8 @@ use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Place, Result, What};
 use crate::tensor::arithmetic::as_float;
-use crate::tensor::cross_entropy::{self, Targets};
+use crate::tensor::cross_entropy;
+pub use crate::tensor::cross_entropy::Targets;
 use crate::tensor::ops::log_softmax;
 use crate::tensor::shape::{conflict, shown};
 
@@ -30,59 +31,69 @@ impl Default for CrossEntropy {
     }
 }
 
+impl Targets {
+    /// What `labels` `(items)` ask of `logits` `(items, classes)`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, and a label out of range (its place is the item).
+    pub fn of(logits: &Tensor, labels: &Tensor, settings: &CrossEntropy) -> Result<Self> {
+        let (n_items, n_classes) = logits.dims2().map_err(|_| {
+            conflict(format!("cross_entropy takes logits of (items, classes), but got {}", shown(logits.dims())))
+        })?;
+        if labels.dims() != [n_items] {
+            let got = shown(labels.dims());
+            return Err(conflict(format!("cross_entropy got {n_items} rows of logits and labels of shape {got}")));
+        }
+        if n_classes == 0 {
+            let got = shown(logits.dims());
+            return Err(conflict(format!("cross_entropy got logits of {got}, which have no classes")));
+        }
+        let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
+        check_labels(&labels, n_classes, settings.ignore_index)?;
+        let weights: Option<Vec<f32>> = match &settings.weight {
+            Some(weight) if weight.dims() == [n_classes] => Some(weight.to_dtype(DType::F32)?.to_vec1()?),
+            Some(weight) => {
+                let got = shown(weight.dims());
+                return Err(conflict(format!(
+                    "`weight` must have one number for each of {n_classes} classes, but has shape {got}"
+                )));
+            }
+            None => None,
+        };
+        let kept: Vec<bool> = labels.iter().map(|&label| label != settings.ignore_index).collect();
+        let classes = labels.iter().zip(&kept).map(|(&label, &kept)| if kept { label as u32 } else { 0 }).collect();
+        let mut targets = Targets { classes, kept, weights, smoothing: settings.label_smoothing, scale: 0.0 };
+        let total: f64 = (0..n_items).map(|item| targets.share(item)).sum();
+        targets.scale = if total == 0.0 { 0.0 } else { 1.0 / total };
+        Ok(targets)
+    }
+
+    /// How much an item counts, before the scale.
+    fn share(&self, item: usize) -> f64 {
+        let weight = || self.weights.as_ref().map_or(1.0, |weights| f64::from(weights[self.classes[item] as usize]));
+        if self.kept[item] { weight() } else { 0.0 }
+    }
+}
+
 /// Cross entropy of `logits` `(items, classes)` against `labels` `(items)`: the mean over the labels that are not
 /// ignored, weighted by class as `torch.nn.CrossEntropyLoss` does. No label left gives 0.
 ///
 /// # Errors
-/// Shapes that do not fit, and a label out of range (its place is the item).
+/// Those of [`Targets::of`].
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, settings: &CrossEntropy) -> Result<Tensor> {
-    let (n_items, n_classes) = logits.dims2().map_err(|_| {
-        conflict(format!("cross_entropy takes logits of (items, classes), but got {}", shown(logits.dims())))
-    })?;
-    if labels.dims() != [n_items] {
-        let got = shown(labels.dims());
-        return Err(conflict(format!("cross_entropy got {n_items} rows of logits and labels of shape {got}")));
-    }
-    if n_classes == 0 {
-        return Err(conflict(format!("cross_entropy got logits of {}, which have no classes", shown(logits.dims()))));
-    }
+    let targets = Targets::of(logits, labels, settings)?;
     let logits = &as_float(logits)?;
-    let device = logits.device();
-    let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
-    check_labels(&labels, n_classes, settings.ignore_index)?;
-    let weights: Option<Vec<f32>> = match &settings.weight {
-        Some(weight) if weight.dims() == [n_classes] => Some(weight.to_dtype(DType::F32)?.to_vec1()?),
-        Some(weight) => {
-            let got = shown(weight.dims());
-            return Err(conflict(format!(
-                "`weight` must have one number for each of {n_classes} classes, but has shape {got}"
-            )));
-        }
-        None => None,
-    };
-    let kept = |label: i64| label != settings.ignore_index;
-    let share: Vec<f32> = labels
-        .iter()
-        .map(|&label| match (&weights, kept(label)) {
-            (_, false) => 0.0,
-            (Some(weights), true) => weights[label as usize],
-            (None, true) => 1.0,
-        })
-        .collect();
-    let total: f64 = share.iter().map(|&w| f64::from(w)).sum();
-    // The scale goes into the shares: candle's multiplication by a plain 0 would cut the gradient instead of making it 0.
-    let scale = if total == 0.0 { 0.0 } else { 1.0 / total };
-    let scaled = |values: Vec<f64>| Tensor::from_vec(values, n_items, device)?.to_dtype(logits.dtype());
-    let index: Vec<u32> = labels.iter().map(|&label| if kept(label) { label as u32 } else { 0 }).collect();
-
+    let ((n_items, n_classes), device) = (logits.dims2()?, logits.device());
     if device.is_cpu() && logits.dtype() == DType::F32 && n_items > 0 {
-        let kept = labels.iter().map(|&label| kept(label)).collect();
-        let smoothing = settings.label_smoothing;
-        return Ok(cross_entropy::apply(logits, Targets { classes: index, kept, weights, smoothing, scale })?);
+        return Ok(cross_entropy::apply(logits, targets)?);
     }
+    // The scale goes into the shares: candle's multiplication by a plain 0 would cut the gradient instead of making it 0.
+    let scaled = |values: Vec<f64>| Tensor::from_vec(values, n_items, device)?.to_dtype(logits.dtype());
+    let shares = (0..n_items).map(|item| targets.share(item) * targets.scale).collect();
     let negative = log_softmax(logits, 1)?.neg()?; // (items, classes)
-    let picked = negative.gather(&Tensor::from_vec(index, (n_items, 1), device)?, 1)?.squeeze(1)?; // (items)
-    let nll = (picked * scaled(share.iter().map(|&w| f64::from(w) * scale).collect())?)?.sum_all()?;
+    let index = Tensor::from_vec(targets.classes.clone(), (n_items, 1), device)?;
+    let picked = negative.gather(&index, 1)?.squeeze(1)?; // (items)
+    let nll = (picked * scaled(shares)?)?.sum_all()?;
     if settings.label_smoothing == 0.0 {
         return Ok(nll);
     }
@@ -91,8 +102,8 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, settings: &CrossEntropy) 
         Some(weight) => negative.broadcast_mul(&weight.to_dtype(logits.dtype())?)?,
         None => negative,
     };
-    let each = scale / n_classes as f64;
-    let keep = labels.iter().map(|&label| if kept(label) { each } else { 0.0 }).collect();
+    let each = targets.scale / n_classes as f64;
+    let keep = targets.kept.iter().map(|&kept| if kept { each } else { 0.0 }).collect();
     let smooth = (spread.sum(D::Minus1)? * scaled(keep)?)?.sum_all()?;
     let eps = settings.label_smoothing;
     Ok(((nll * (1.0 - eps))? + (smooth * eps)?)?)

@@ -11,6 +11,7 @@ use crate::error::{Error, Place, Result, What};
 use crate::head::Model;
 use crate::head::prepare::Prepared;
 use crate::kernels::tiles::{Element, Precision, kernels};
+use crate::kernels::vocabulary;
 use crate::memory::{self, shown};
 use crate::model::family;
 use crate::train::trainer::Trainer;
@@ -22,8 +23,8 @@ const F32: u64 = 4;
 const BLOCKS: usize = 6;
 /// Rows longer than this do not keep their attention probabilities.
 const KEPT_ROW: usize = 192;
-/// Bytes for each logit of a language model at the peak: it, its log-softmax, and the gradients of both, of which the masked
-/// one's head keeps more.
+/// Bytes for each logit of a language model at the peak, without tile kernels: it, its log-softmax, and the gradients of both, of
+/// which the masked one's head keeps more.
 const CAUSAL_LOGIT: u64 = 14;
 /// As [`CAUSAL_LOGIT`].
 const MASKED_LOGIT: u64 = 20;
@@ -102,9 +103,16 @@ impl Need {
         // A checkpoint is made of copies of the moments, written one tensor after the other.
         let saves = args.save_strategy != SaveInterval::No;
         let saving = if saves { 2 * (trained + largest) } else { 0 };
-        let logits = config.vocab_size as u64 * logit_bytes(model);
+        let of_logit = logit_bytes(model);
+        let is_vocabulary = of_logit > 0 && kernels.is_some() && config.vocab_size >= vocabulary::MANY;
+        let logits = match is_vocabulary {
+            true => vocabulary::bytes_of_a_row(config.vocab_size) as u64,
+            false => config.vocab_size as u64 * of_logit,
+        };
         let around = F32 * AROUND_HEAD * hidden + logits;
-        let fixed = F32 * (trained - tables + moments + saving);
+        // A language model's table has a gradient of the head too, and of all rows.
+        let of_head = if is_vocabulary { tables } else { 0 };
+        let fixed = F32 * (trained - tables + moments + saving + of_head);
         let looked_up = F32 * config.embedding_size as u64 * 2;
         let (tables, is_fused) = (F32 * tables, kernels.is_some());
         if !is_fused {

@@ -69,6 +69,23 @@ pub(super) struct Fused {
     again: [Arc<Pool>; 2],
 }
 
+impl Encoder {
+    /// Sets how exact the products of the fused encoder are from now on; returns how exact they were.
+    pub fn set_precision(&self, precision: Precision) -> Precision {
+        self.fused.as_ref().map(|fused| fused.set_precision(precision)).unwrap_or_default()
+    }
+
+    /// How exact the products of the fused encoder are.
+    pub fn precision(&self) -> Precision {
+        self.fused.as_ref().map(|fused| fused.precision()).unwrap_or_default()
+    }
+
+    /// Switches gradient checkpointing of the fused encoder; returns what it was before.
+    pub fn set_checkpointing(&self, checkpointing: Checkpointing) -> Checkpointing {
+        self.fused.as_ref().map(|fused| fused.set_checkpointing(checkpointing)).unwrap_or_default()
+    }
+}
+
 /// One layer: attention, then the feed-forward part.
 #[derive(Debug)]
 struct FusedLayer {
@@ -130,7 +147,8 @@ impl Fused {
         if covers { kernels(self.precision()) } else { None }
     }
 
-    fn precision(&self) -> Precision {
+    /// How exact products are.
+    pub(super) fn precision(&self) -> Precision {
         *lock(&self.precision)
     }
 
