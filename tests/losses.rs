@@ -164,3 +164,22 @@ fn the_loss_of_a_layer_is_that_of_its_scores() {
         }
     }
 }
+
+/// A frozen layer gives its input the same gradient, and has none itself.
+#[test]
+fn the_loss_of_a_frozen_layer_reaches_its_input_alone() {
+    let numbers = |n: usize| -> Vec<f32> { (0..n).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect() };
+    let x = Var::from_vec(numbers(40 * 24), (40, 24), &Device::Cpu).unwrap();
+    let weight = Var::from_vec(numbers(1100 * 24), (1100, 24), &Device::Cpu).unwrap();
+    let targets: Vec<i64> = (0..40).map(|i| i * 27).collect();
+    let of = |weight: &Tensor| {
+        let scores = linear(&x, weight, None).unwrap();
+        let loss = vocabulary_loss::cross_entropy(&scores, &labels(&targets), &CrossEntropy::default());
+        let store = loss.unwrap().backward().unwrap();
+        let gradient: Vec<f32> = store.get(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        (gradient, store.get(weight).is_some())
+    };
+    let ((trained, has), (frozen, has_frozen)) = (of(weight.as_tensor()), of(&weight.as_detached_tensor()));
+    assert!(trained == frozen && trained.iter().any(|value| *value != 0.0));
+    assert_eq!((has, has_frozen), (true, false));
+}

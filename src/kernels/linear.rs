@@ -155,7 +155,8 @@ fn kernels_for_many(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Optio
         && x.rank() == 2
         && x.dims()[1] == weight.dims()[1]
         && bias.is_none_or(|bias| bias.dims() == [weight.dims()[0]]);
-    let is_many = fits && weight.dims()[0] >= vocabulary::MANY && x.dims()[0] > FEW && weight.dims()[1] > 0;
+    let is_many =
+        fits && weight.dims()[0] >= vocabulary::MANY && x.dims()[0] >= vocabulary::MANY_ROWS && weight.dims()[1] > 0;
     if !is_many || !covers(&[x, weight]) || bias.is_some_and(|bias| !covers(&[bias])) {
         return None;
     }
@@ -203,14 +204,15 @@ impl ManyOutputs {
                 gradient(&values[row * n_out..][..n_out], row, outputs, out);
             };
             let sizes = Sizes { n, n_in, n_out };
-            let mut write = |room: &mut [f32]| {
+            let mut write = |room: Option<&mut [f32]>| {
                 others = vocabulary::backward(self.kernels, x, weight_values, sizes, used, room, of_row);
             };
-            let is_taken = self.sink.as_ref().is_some_and(|sink| sink(weight, &mut write));
             let mut own = None;
-            if !is_taken {
+            if !weight.track_op() {
+                write(None);
+            } else if !self.sink.as_ref().is_some_and(|sink| sink(weight, &mut |room| write(Some(room)))) {
                 let mut room = pages::zeros(n_out * n_in);
-                write(&mut room);
+                write(Some(&mut room));
                 own = Some(room);
             }
             (own, others)

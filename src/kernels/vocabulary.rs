@@ -12,8 +12,9 @@ use crate::kernels::pages;
 use crate::kernels::rows;
 use crate::kernels::tiles::{DEPTH, Kernels, Operand, Pack, SIDE, Source, Write};
 
-/// The fewest outputs of a layer that is computed here.
+/// The fewest outputs and the fewest rows of a layer that is computed here: for fewer rows packing the weight would be most of the work.
 pub(crate) const MANY: usize = 1024;
+pub(crate) const MANY_ROWS: usize = 32;
 /// Outputs that are packed at a time, and those of one operand.
 const CHUNK: usize = 4096;
 const PIECE: usize = 512;
@@ -82,7 +83,7 @@ pub(crate) fn scores(kernels: &Kernels, x: &[f32], weight: &[f32], bias: &[f32],
     y
 }
 
-/// The gradients of [`scores`]: that of the weight is written to `d_weight`, those of `x` and the bias are returned. Those of the
+/// The gradients of [`scores`]: that of the weight is written to `d_weight` where it is wanted, those of `x` and the bias are returned. Those of the
 /// outputs are `gradient`'s: it writes the ones of a row in a range of outputs. Rows that are not among `used`, which are in their
 /// order, have none.
 pub(crate) fn backward(
@@ -91,7 +92,7 @@ pub(crate) fn backward(
     weight: &[f32],
     sizes: Sizes,
     used: &[usize],
-    d_weight: &mut [f32],
+    mut d_weight: Option<&mut [f32]>,
     gradient: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
 ) -> [Vec<f32>; 2] {
     let Sizes { n, n_in, n_out } = sizes;
@@ -126,6 +127,7 @@ pub(crate) fn backward(
         for (column, d_bias) in d_bias[chunk.clone()].iter_mut().enumerate() {
             *d_bias = sums.iter().map(|sums| sums[column]).sum::<f64>() as f32;
         }
+        let Some(d_weight) = &mut d_weight else { continue };
         let strips = d_weight[chunk.start * n_in..chunk.end * n_in].par_chunks_mut(STRIP * n_in).with_max_len(1);
         strips.enumerate().for_each(|(strip, out)| {
             if used.is_empty() {
@@ -212,9 +214,10 @@ mod tests {
                 let mut d = numbers(n * n_out, "d");
                 (0..n).filter(|row| row % 3 == 1).for_each(|row| d[row * n_out..][..n_out].fill(0.0));
                 let mut d_weight = vec![0.5; weight.len()];
-                let [d_x, d_bias] = backward(kernels, &x, &weight, sizes, &used, &mut d_weight, |row, outputs, out| {
-                    out.copy_from_slice(&d[row * n_out..][outputs]);
-                });
+                let [d_x, d_bias] =
+                    backward(kernels, &x, &weight, sizes, &used, Some(&mut d_weight), |row, outputs, out| {
+                        out.copy_from_slice(&d[row * n_out..][outputs]);
+                    });
                 let d = Tensor::from_slice(&d, (n, n_out), &Device::Cpu).unwrap();
                 let store = (expected * d).unwrap().sum_all().unwrap().backward().unwrap();
                 let all = [("x", &d_x), ("weight", &d_weight), ("bias", &d_bias)];
