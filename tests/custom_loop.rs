@@ -142,3 +142,30 @@ expect(pipeline("text-classification", #{ model: "few" }).predict("What a film!"
     std::fs::write(folder.path().join("again.rhai"), recipe).unwrap();
     program(folder.path(), &["again.rhai"]);
 }
+
+/// A backward that fails leaves nothing: the next one's gradients are its own, those of a table that is looked up and predicted too.
+#[test]
+fn a_backward_that_fails_leaves_no_gradient() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = r#"
+set_seed(3);
+let model = BertForMaskedLM::from_config(#{ vocab_size: 1100, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
+    intermediate_size: 64, max_position_embeddings: 64 });
+let ids = []; for i in 0..48 { ids.push(i * 7 % 1100); }
+let batch = Batch::of([#{ input_ids: ids, labels: ids }]);
+model.eval();
+fn norm(model) { clip_grad_norm_(model, 1e9) }
+model.forward(batch).loss.backward();
+let once = norm(model);
+model.zero_grad();
+let loss = model.forward(batch).loss;
+loss.backward();
+model.zero_grad();
+let failed = false;
+try { loss.backward(); } catch (error) { failed = true; }
+model.forward(batch).loss.backward();
+print(`${failed} ${norm(model) == once} ${once > 0.0}`);
+"#;
+    std::fs::write(folder.path().join("recipe.rhai"), recipe).unwrap();
+    assert!(program(folder.path(), &["recipe.rhai"]).contains("true true true"));
+}

@@ -173,7 +173,8 @@ fn add_gradients(session: &Session, loss: &Tensor) -> Result<()> {
         let error = Error::new(What::NonFinite(format!("the loss is {value}; no gradient was computed")));
         return Err(error.hint("lower the learning rate, clip the gradients, or look at the rows of this batch"));
     }
-    let mut store = loss.backward()?;
+    let forget = |_: &candle_core::Error| session.models().iter().for_each(Model::discard_gradients);
+    let mut store = loss.backward().inspect_err(forget)?;
     let mut reached = 0;
     for model in session.models() {
         let mut gradients = model.gradients();

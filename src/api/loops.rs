@@ -159,7 +159,7 @@ fn shadow(model: &Model, batch: &Batch) -> Result<Shadow> {
         let loss = model.loss(&output, batch)?;
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let mut sums = Gradients::new();
-        model.collect_gradients(&mut loss.backward()?, &mut sums)?;
+        model.collect_gradients(&mut model.backward(&loss)?, &mut sums)?;
         let all = model.parameters().all();
         let trained =
             all.iter().filter(|parameter| parameter.is_trainable()).map(|known| known.name().into()).collect();

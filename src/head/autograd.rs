@@ -1,15 +1,18 @@
-//! What a training loop of a script's own keeps of a model: whether it trains, and the gradients added up so far.
+//! What a model keeps of a backward until its gradients are collected, and what a training loop of a script's own keeps of a model:
+//! whether it trains, and the gradients added up so far.
 //!
-//! The trainer needs neither: it says so with each batch, and adds up the gradients of a window by itself.
+//! The trainer needs nothing of the latter: it says so with each batch, and adds up the gradients of a window by itself.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use indexmap::IndexMap;
 
 use crate::error::Result;
+use crate::head::Model;
 use crate::kernels::linear::GradientSink;
 use crate::model::gradient::{Gradient, Pool};
 use crate::model::parameters::{Parameter, Parameters};
@@ -87,12 +90,54 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Model {
+    /// Whether the model trains.
+    pub fn mode(&self) -> Mode {
+        self.loop_state().mode()
+    }
+
+    /// Says whether the model trains: what its `DataLoader`s make their batches for.
+    pub fn set_mode(&self, mode: Mode) {
+        self.loop_state().set_mode(mode);
+    }
+
+    /// The gradients that a loop of a script's own has added up.
+    pub fn gradients(&self) -> MutexGuard<'_, Gradients> {
+        self.loop_state().gradients()
+    }
+
+    /// The backward of a loss of this model. Of one that fails nothing is left.
+    ///
+    /// # Errors
+    /// A tensor operation that fails, and a forward whose backward has been.
+    pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
+        loss.backward().inspect_err(|_| self.discard_gradients()).map_err(Into::into)
+    }
+
+    /// Drops what a backward has left beside candle's store.
+    pub fn discard_gradients(&self) {
+        self.head_gradients().take();
+        self.encoder().take_gradients();
+    }
+
+    /// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them to `sums`. Gives
+    /// their number.
+    ///
+    /// # Errors
+    /// A tensor operation that fails.
+    pub fn collect_gradients(&self, store: &mut GradStore, sums: &mut Gradients) -> Result<usize> {
+        // The whole of a table comes first: the rows that tokens looked up are added to it where it stands.
+        let beside = self.head_gradients().take().into_iter().chain(self.encoder().take_gradients());
+        collect(self.parameters(), beside.collect(), store, sums)
+    }
+}
+
 /// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them, and those that were left beside it, to
 /// `sums`. Gives their number.
 ///
 /// # Errors
 /// A tensor operation that fails.
-pub(super) fn collect(
+fn collect(
     parameters: &Parameters,
     beside: Vec<(String, Gradient)>,
     store: &mut GradStore,

@@ -1,10 +1,9 @@
 //! A model: an encoder with a task's head on it.
 
 use std::path::Path;
-use std::sync::{Arc, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
-use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value as Json};
 
@@ -12,7 +11,7 @@ use crate::batch::{Batch, Features, ListLabels};
 use crate::data::files::Folder;
 use crate::data::{Row, Value, durable};
 use crate::error::{Error, Result, What};
-use crate::head::autograd::{self, Deposit, Gradients, LoopState, Mode};
+use crate::head::autograd::{Deposit, LoopState};
 use crate::head::generation::defaults;
 use crate::head::output::Leading;
 use crate::head::{Function, Head, HeadBuilder, Output, Task};
@@ -192,30 +191,14 @@ impl Model {
         WeakModel(Arc::downgrade(&self.0))
     }
 
-    /// Whether the model trains.
-    pub fn mode(&self) -> Mode {
-        self.0.state.mode()
+    /// What a training loop of a script's own keeps of it.
+    pub(super) fn loop_state(&self) -> &LoopState {
+        &self.0.state
     }
 
-    /// Says whether the model trains: what its `DataLoader`s make their batches for.
-    pub fn set_mode(&self, mode: Mode) {
-        self.0.state.set_mode(mode);
-    }
-
-    /// The gradients that a loop of a script's own has added up.
-    pub fn gradients(&self) -> MutexGuard<'_, Gradients> {
-        self.0.state.gradients()
-    }
-
-    /// Moves the gradients of the trainable parameters out of what `backward` gave, and adds them to `sums`. Gives
-    /// their number.
-    ///
-    /// # Errors
-    /// A tensor operation that fails.
-    pub fn collect_gradients(&self, store: &mut GradStore, sums: &mut Gradients) -> Result<usize> {
-        // The whole of a table comes first: the rows that tokens looked up are added to it where it stands.
-        let beside = self.0.head_gradients.take().into_iter().chain(self.0.encoder.take_gradients());
-        autograd::collect(&self.0.parameters, beside.collect(), store, sums)
+    /// The gradients that the head's backward leaves beside candle's store.
+    pub(super) fn head_gradients(&self) -> &Deposit {
+        &self.0.head_gradients
     }
 
     /// The name the model was asked for by.
@@ -308,15 +291,7 @@ impl Model {
         batch.start_forward();
         let hidden = self.0.encoder.forward(batch)?;
         let _part = profile::begin(Part::Head);
-        let _within = self.within();
-        let head = self.head();
-        head.task.forward(&head.state, &hidden, batch).map_err(|error| batch.relocate(error))
-    }
-
-    /// The head's layers are part of this model for as long as the guard lives.
-    fn within(&self) -> WithinModel {
-        let sink = Some(self.0.head_gradients.sink(&self.0.parameters));
-        WithinModel::set(OfModel { precision: self.0.encoder.precision(), sink })
+        self.head_on(&hidden, batch)
     }
 
     /// The head's output for hidden states that come from elsewhere, as [`Model::forward`] gives it for the encoder's.
@@ -325,7 +300,12 @@ impl Model {
     /// What the task raises.
     pub fn head_forward(&self, hidden: &Tensor, batch: &Batch) -> Result<Output> {
         batch.start_forward();
-        let _within = self.within();
+        self.head_on(hidden, batch)
+    }
+
+    fn head_on(&self, hidden: &Tensor, batch: &Batch) -> Result<Output> {
+        let sink = Some(self.0.head_gradients.sink(&self.0.parameters));
+        let _within = WithinModel::set(OfModel { precision: self.0.encoder.precision(), sink });
         let head = self.head();
         head.task.forward(&head.state, hidden, batch).map_err(|error| batch.relocate(error))
     }

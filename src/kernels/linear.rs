@@ -1,4 +1,6 @@
 //! `x W^T + b` with its backward: three matrix products and a sum over rows.
+//!
+//! With very many outputs the products are those of `vocabulary`, in the precision of the model that the layer is part of.
 
 use std::cell::RefCell;
 use std::ops::Range;

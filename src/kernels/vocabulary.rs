@@ -40,11 +40,11 @@ impl Sizes {
         let n_out = self.n_out;
         (0..n_out).step_by(CHUNK).map(move |first| first..(first + CHUNK).min(n_out))
     }
+}
 
-    /// Room for a strip of `rows` rows of `width` numbers, in whole tiles.
-    fn room(rows: usize, width: usize) -> Vec<f32> {
-        vec![0.0; rows.next_multiple_of(DEPTH) * width.next_multiple_of(DEPTH)]
-    }
+/// Room for a strip of `rows` rows of `width` numbers, in whole tiles.
+fn room(rows: usize, width: usize) -> Vec<f32> {
+    vec![0.0; rows.next_multiple_of(DEPTH) * width.next_multiple_of(DEPTH)]
 }
 
 /// Rows of matrices one behind the other, packed some at a time on all threads.
@@ -68,7 +68,7 @@ pub(crate) fn scores(kernels: &Kernels, x: &[f32], weight: &[f32], bias: &[f32],
         let strips = y.par_chunks_mut(ROWS * n_out).with_max_len(1).zip(&left);
         strips.for_each(|(y, left)| {
             let n = y.len() / n_out;
-            let mut out = Sizes::room(n, PIECE);
+            let mut out = room(n, PIECE);
             for (piece, first) in pieces.iter().zip(chunk.clone().step_by(PIECE)) {
                 let count = PIECE.min(chunk.end - first);
                 kernels.product(left.tiles(), piece.tiles(), n, &mut out, PIECE, Write::Replace);
@@ -101,7 +101,7 @@ pub(crate) fn backward(
     let mut inputs = Operand::default();
     kernels.pack(Pack::B, Source::rows(&rows_of_x, used.len(), n_in), &mut inputs);
     let mut d_bias = vec![0.0f32; n_out];
-    let mut d_x: Vec<Vec<f32>> = used.chunks(ROWS).map(|used| Sizes::room(used.len(), n_in)).collect();
+    let mut d_x: Vec<Vec<f32>> = used.chunks(ROWS).map(|used| room(used.len(), n_in)).collect();
     let mut d = pages::zeros(used.len() * CHUNK.min(n_out));
     for chunk in sizes.chunks() {
         let width = chunk.len();
@@ -135,7 +135,7 @@ pub(crate) fn backward(
             }
             let (first, count) = (strip * STRIP, out.len() / n_in);
             let source = Source { values: &d[first..], row_length: width, rows: used.len(), columns: count };
-            let (mut left, mut values) = (Operand::default(), Sizes::room(count, n_in));
+            let (mut left, mut values) = (Operand::default(), room(count, n_in));
             kernels.pack(Pack::TransposedA, source, &mut left);
             kernels.product(left.tiles(), inputs.tiles(), count, &mut values, stride, Write::Replace);
             for (out, values) in out.chunks_exact_mut(n_in).zip(values.chunks_exact(stride)) {

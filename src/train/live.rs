@@ -115,7 +115,7 @@ impl Boundary<'_, '_> {
                 None => (settings.model.loss(&output, &batch)? * batch.part.share)?,
             };
             shadow.loss += loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-            settings.model.collect_gradients(&mut loss.backward()?, &mut sums)?;
+            settings.model.collect_gradients(&mut settings.model.backward(&loss)?, &mut sums)?;
         }
         shadow.reached = sums.keys().cloned().collect();
         Ok(shadow)

@@ -78,7 +78,7 @@ pub(super) fn accumulate(
         }
         let mut store = {
             let _part = profile::begin(Part::HeadBackward);
-            loss.backward()?
+            model.backward(&loss)?
         };
         model.collect_gradients(&mut store, &mut window.gradients)?;
         if !batch.part.is_last {
